@@ -97,7 +97,7 @@ def draw_lines(axes: Axes, history: History, lines: Sequence[tuple[str, str, str
         axes.axvline(epoch, color=PINK, linestyle=":", linewidth=1.5, label=label)
     first, last = epochs.min(), epochs.max()
     margin = max(0.5 if first == last else 0.0, 0.03 * (last - first))
-    axes.set_xlim(first - margin, last + margin)
+    axes.set_xlim(first - min(margin, 0.5), last + margin)  # no tick for an epoch before the first
     if last - first <= 12:
         axes.set_xticks(np.arange(math.ceil(first), math.floor(last) + 1))
     else:

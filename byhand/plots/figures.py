@@ -1,6 +1,7 @@
 """All pictures of a run: which ones suit it, drawn, saved into its directory, and shown where there is a display."""
 
 import contextlib
+import functools
 import io
 import os
 import shutil
@@ -23,8 +24,8 @@ from byhand.plots.layers import feature_maps, filters
 from byhand.plots.predictions import confusion_matrix, predicted_against_true, worst_mistakes
 
 if TYPE_CHECKING:
-    from byhand.data import Dataset
-    from byhand.runs import Run
+    from byhand.data.arrays import Dataset
+    from byhand.runs.run import Run
 
 DPI = 120
 UNCHANGED = {"Flatten", "Unflatten", "Identity", "Dropout"}  # layers that make nothing new of an image in evaluation
@@ -71,25 +72,28 @@ def drawings(run: "Run", dataset: "Dataset", lang: str, only: Iterable[str] | No
     regression = recipe.get("task") == "regression"
     images, labels = dataset.test_images, dataset.test_labels
     class_names = () if regression else dataset.class_names
-    remembered: dict[str, torch.Tensor] = {}
 
+    @functools.cache
     def logits() -> torch.Tensor:
-        if "logits" not in remembered:
-            remembered["logits"] = run.logits(images).detach().cpu()
-        return remembered["logits"]
+        return run.logits(images).detach().cpu()
 
     def accuracy() -> Figure:
         reported = (recipe.get("reported") or {}).get("test_accuracy")
-        reached = float((logits().argmax(1) == labels.cpu()).double().mean()) if len(images) else None
+        reached = (run.result() or {}).get("accuracy")  # an unfinished run has no result yet
         return accuracy_curve(run.history(), lang, reported, reached)
 
+    @functools.cache
+    def model() -> torch.nn.Module:
+        return run.model()
+
     def templates() -> Figure:
-        weight = first_weight(run.model())
-        assert weight is not None  # checked below, before the picture was promised
+        weights = list(weighted(model()))
+        rows = weights[0].ndim == 2
         # With one layer from image to classes the templates are the classes'; deeper, units have no names.
-        names = class_names if weight.ndim == 2 and len(list(weighted(run.model()))) == 1 else ()
-        shape = tuple(images.shape[1:]) if weight.ndim == 2 and weight.shape[1] == images[0].numel() else None
-        return filters(weight, lang, names, shape)
+        names = class_names if rows and len(weights) == 1 else ()
+        fits = rows and images.ndim == 4 and weights[0].shape[1] == images[0].numel()
+        channels, height, width = images.shape[1:] if fits else (0, 0, 0)
+        return filters(weights[0], lang, names, (channels, height, width) if fits else None)
 
     possible: dict[str, Callable[[], Figure]] = {"loss": lambda: loss_curve(run.history(), lang)}
     if regression:
@@ -99,9 +103,9 @@ def drawings(run: "Run", dataset: "Dataset", lang: str, only: Iterable[str] | No
         if len(images):
             possible["confusion"] = lambda: confusion_matrix(logits().argmax(1), labels, class_names, lang)
             possible["mistakes"] = lambda: worst_mistakes(images, logits(), labels, class_names, lang)
-            if first_weight(run.model()) is not None:
+            if "filters" not in wanted or any(True for _ in weighted(model())):  # the weights are read only if needed
                 possible["filters"] = templates
-            possible["features"] = lambda: features(run, dataset, lang)
+            possible["features"] = lambda: features(run, model(), dataset, lang)
     unsuited = [name for name in wanted if name not in possible]
     if only is not None and unsuited:
         raise SettingsError(
@@ -110,11 +114,11 @@ def drawings(run: "Run", dataset: "Dataset", lang: str, only: Iterable[str] | No
     return {name: possible[name] for name in wanted if name in possible}
 
 
-def features(run: "Run", dataset: "Dataset", lang: str) -> Figure:
+def features(run: "Run", model: torch.nn.Module, dataset: "Dataset", lang: str) -> Figure:
     """Every layer's output for the first test image, with the true and the predicted class above."""
     lang = writable_language(lang)
     image = dataset.test_images[:1]
-    maps, output = layer_outputs(run.model(), run.prepare(image), lang)
+    maps, output = layer_outputs(model, run.prepare(image), lang)
     probabilities = output[0].double().softmax(-1)
     names = class_words(dataset.class_names, len(probabilities), lang)
     title = word(
@@ -162,11 +166,6 @@ def layer_outputs(
 def weighted(model: torch.nn.Module) -> Iterable[torch.Tensor]:
     """The weights of the convolutions and linear layers, (O, C, k, k) or (O, D), in the model's order."""
     return (weight for weight in model.parameters() if weight.ndim in (2, 4))
-
-
-def first_weight(model: torch.nn.Module) -> torch.Tensor | None:
-    """The first of them, or None."""
-    return next(iter(weighted(model)), None)
 
 
 def write_figure(figure: Figure, path: Path) -> Path:

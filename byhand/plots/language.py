@@ -30,7 +30,7 @@ WORDS = {
     "predicted_title": ("Predicted against true", "预测值与真实值"),
     "true_value": ("true value", "真实值"),
     "predicted_value": ("predicted value", "预测值"),
-    "examples": ("{count} examples", "{count} 个样本"),
+    "examples": ("examples: {count}", "样本数：{count}"),
     "ideal": ("ideal: y = x", "理想：y = x"),
     "errors_title": ("What is left: predicted − true", "误差：预测值 − 真实值"),
     "error_axis": ("predicted − true", "预测值 − 真实值"),
@@ -52,7 +52,7 @@ WORDS = {
         "Mistakes: {count} of {total} images; true → predicted, probability",
         "错误：{total} 张图像中 {count} 张；真实 → 预测，概率",
     ),
-    "no_mistakes": ("No mistake: {total} of {total} images right.", "没有错误：{total} 张图像全部正确。"),
+    "no_mistakes": ("No mistake: all {total} images right.", "没有错误：{total} 张图像全部正确。"),
     # layers
     "filters_title": ("First layer: {count} filters of {size}", "第一层：{count} 个 {size} 卷积核"),
     "some_filters_title": (

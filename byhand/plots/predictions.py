@@ -35,11 +35,12 @@ def predicted_against_true(predicted: Any, true: Any, lang: str = "en") -> Figur
     figure = blank_figure(9, 4.4)
     left, right = figure.subplots(1, 2)
     label = word("examples", lang, count=f"{len(true):,}")
-    dots: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 4, "alpha": 0.45, "markeredgewidth": 0}
-    dots["color"] = BLUE
+    dots: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 4, "markeredgewidth": 0, "color": BLUE}
+    dots["alpha"] = 0.45 if len(true) > 100 else 0.9  # a cloud shows where it is dense, a few dots show at all
 
     ends = np.array([min(true.min(), predicted.min()), max(true.max(), predicted.max())])
-    ends += np.array([-0.04, 0.04]) * max(ends[1] - ends[0], 1e-6 * abs(ends).max(), 1e-9)
+    span = ends[1] - ends[0]
+    ends += np.array([-1, 1]) * (0.04 * span if span > 1e-9 * abs(ends).max() else max(abs(ends).max(), 1))
     left.plot(true, predicted, label=label, **dots)
     left.plot(ends, ends, color=ORANGE, linewidth=1.2, label=word("ideal", lang))
     left.set(xlim=ends, ylim=ends, aspect="equal")
@@ -53,7 +54,7 @@ def predicted_against_true(predicted: Any, true: Any, lang: str = "en") -> Figur
     right.axhline(0, color=ORANGE, linewidth=1.2)
     right.axhline(spread, color=GREY, linestyle="--", label=word("root_mean_square", lang, value=f"{spread:.3g}"))
     right.axhline(-spread, color=GREY, linestyle="--")
-    reach = max(1.35 * np.abs(errors).max(), 1e-12)  # room above the dots for the legend
+    reach = 1.35 * np.abs(errors).max() or 1.0  # room above the dots for the legend
     right.set(xlim=ends, ylim=(-reach, reach), xlabel=word("true_value", lang), ylabel=word("error_axis", lang))
     right.set_title(word("errors_title", lang))
     right.legend(frameon=False, loc="upper left")
@@ -146,11 +147,11 @@ def worst_mistakes(
     figure = blank_figure(max(1.65 * columns, 7), 1.95 * rows + 0.5)
     key = "mistakes_title" if len(chosen) < len(wrong) else "all_mistakes_title"
     figure.suptitle(word(key, lang, count=f"{len(wrong):,}", total=total, shown=len(chosen)), fontsize=11)
+    titles = [f"{names[labels[index]]} → {names[predicted[index]]}" for index in chosen]
     for place, index in enumerate(chosen):
         axes = figure.add_subplot(rows, columns, place + 1)
         draw_image(axes, as_array(images[int(index)]))
-        title = f"{names[labels[index]]} → {names[predicted[index]]}"
-        axes.set_title(f"{title}\n{confidence[index]:.1%}", fontsize=9 if len(title) < 16 else 7.5)
+        axes.set_title(f"{titles[place]}\n{confidence[index]:.1%}", fontsize=9 if max(map(len, titles)) < 16 else 7.5)
     return finished(figure, lang)
 
 
