@@ -1,0 +1,207 @@
+"""The data sets: what there is, where it lies, and whole tensors of it.
+
+Looked for in `data_dir`, $BYHAND_DATA, the user's cache, and Debian's /usr/share/datasets, in this order; else
+downloaded.
+This module imports neither torch nor numpy until something is read: `byhand list` must answer at once.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from byhand.data.digits import DIGITS, embedded_path
+from byhand.data.entry import DataFile, Entry
+from byhand.data.fashion_mnist import FASHION_MNIST
+from byhand.data.folders import Found, find, roots, target_folder
+from byhand.data.mnist import MNIST
+from byhand.data.synthetic_linear import SYNTHETIC_LINEAR
+from byhand.errors import DataError, unknown_name
+
+if TYPE_CHECKING:
+    from byhand.data.arrays import Dataset
+    from byhand.data.download import Progress
+
+DATASETS = (SYNTHETIC_LINEAR, DIGITS, MNIST, FASHION_MNIST)
+
+Folder = str | os.PathLike[str]
+
+
+def entry(name: str) -> Entry:
+    """The catalogue's entry of this name.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    for known in DATASETS:
+        if known.name == name:
+            return known
+    raise unknown_name("data set", name, [known.name for known in DATASETS])
+
+
+def load(
+    name: str,
+    data_dir: Folder | None = None,
+    *,
+    download: bool = True,
+    progress: "Progress | None" = None,
+    seed: int = 0,
+) -> "Dataset":
+    """The data set in memory, downloaded first if it is nowhere and `download` is set.
+
+    Args:
+        seed: of `synthetic-linear`, whose examples are made; the others do not depend on it.
+
+    Raises:
+        UnknownName: no data set is called so.
+        DataError: it is nowhere, incomplete, damaged or not what its name says; or no mirror gave it.
+    """
+    known = entry(name)
+    if known.kind == "made":
+        from byhand.data.synthetic_linear import make_synthetic_linear
+
+        return make_synthetic_linear(seed)
+    if known.kind == "embedded":
+        from byhand.data.digits import load_digits
+
+        return load_digits()
+    from byhand.data.arrays import read_files
+
+    found = find(known, roots(data_dir))
+    to_download = found is None or (found.missing and found.folder == target_folder(known, data_dir))
+    if download and to_download:
+        get(name, data_dir, progress=progress)
+        found = find(known, roots(data_dir))
+    return read_files(known, _complete(known, found, data_dir).paths)
+
+
+def get(
+    name: str,
+    data_dir: Folder | None = None,
+    *,
+    mirrors: Sequence[str] | None = None,
+    progress: "Progress | None" = None,
+) -> Path:
+    """The folder with the data set's files, downloaded if they are not there or damaged; see `download.fetch`.
+
+    Without `data_dir` a good copy in any of the usual places will do; otherwise it goes into $BYHAND_DATA or the
+    user's cache. What is embedded or made needs no folder: the answer is then the package's.
+
+    Raises:
+        UnknownName: no data set is called so.
+        DataError: no mirror gave it, or the folder cannot be written.
+    """
+    known = entry(name)
+    if known.kind != "files":
+        return embedded_path(DIGITS.files[0]).parent
+    from byhand.data.arrays import read_files
+    from byhand.data.download import fetch
+
+    found = find(known, roots(data_dir)[:1] if data_dir else roots())
+    if found and not found.missing:
+        try:
+            read_files(known, found.paths)
+        except DataError:
+            pass  # fetched anew below, into a place that is looked at first
+        else:
+            return found.folder
+    return fetch(known, target_folder(known, data_dir), mirrors, progress)
+
+
+def status(data_dir: Folder | None = None) -> list[dict[str, Any]]:
+    """For each data set its name, title, counts, shape, and `state`, `where` and `bytes` (on disk).
+
+    The state is one of "made", "embedded", "present", "incomplete", "missing" and "unreadable"; `note` says more about
+    the last three. Nothing is read: `check` does that.
+    """
+    return [
+        {
+            "name": known.name,
+            "title": known.title,
+            "num_train": known.num_train,
+            "num_test": known.num_test,
+            "shape": known.shape,
+            "num_classes": known.num_classes,
+            "licence": known.licence,
+            **_whereabouts(known, data_dir),
+        }
+        for known in DATASETS
+    ]
+
+
+def check(name: str, data_dir: Folder | None = None) -> list[dict[str, Any]]:
+    """For each file its name, path, bytes on disk, sha256 of the content, verdict and note, after reading it whole.
+
+    The verdict is "ok" (as published), "known variant" (the note says how it differs), "differs" (sound, but neither)
+    or "made" (from a seed: there is nothing to differ from).
+
+    Raises:
+        UnknownName: no data set is called so.
+        DataError: it is nowhere, incomplete or damaged.
+    """
+    known = entry(name)
+    if known.kind == "files":
+        from byhand.data.arrays import read_files
+
+        paths = _complete(known, find(known, roots(data_dir)), data_dir).paths
+        dataset = read_files(known, paths)
+    else:
+        paths = {file.name: embedded_path(file) for file in known.files}
+        dataset = load(name)
+    if known.kind == "made":
+        return [
+            {"file": part, "path": None, "bytes": 0, "sha256": sha256, "verdict": "made", "note": dataset.source}
+            for part, sha256 in dataset.sha256.items()
+        ]
+    return [
+        {
+            "file": file.name,
+            "path": paths[file.name],
+            "bytes": paths[file.name].stat().st_size,
+            "sha256": dataset.sha256[file.name],
+            **_verdict(file, dataset.sha256[file.name]),
+        }
+        for file in known.files
+    ]
+
+
+def _verdict(file: DataFile, sha256: str) -> dict[str, str]:
+    if sha256 == file.sha256:
+        return {"verdict": "ok", "note": "as published"}
+    if sha256 in file.variants:
+        return {"verdict": "known variant", "note": file.variants[sha256]}
+    return {"verdict": "differs", "note": f"not the published file, whose content has sha256 {file.sha256}"}
+
+
+def _complete(known: Entry, found: Found | None, data_dir: Folder | None) -> Found:
+    """What was found, if it is a complete data set; else an error that says what is lacking and what to do."""
+    where = f" --data-dir {data_dir}" if data_dir else ""
+    if found is None:
+        searched = ", ".join(str(root / known.name) for root in roots(data_dir))
+        raise DataError(f"{known.name}: not in {searched}; run `byhand data get {known.name}{where}`")
+    if found.missing:
+        raise DataError(
+            f"{found.folder}: has {len(found.paths)} of the {len(known.files)} files of {known.name}, lacks "
+            f"{', '.join(found.missing)}; put them there, or run `byhand data get {known.name}{where}`"
+        )
+    return found
+
+
+def _whereabouts(known: Entry, data_dir: Folder | None) -> dict[str, Any]:
+    if known.kind == "made":
+        return {"state": "made", "where": None, "bytes": 0, "note": ""}
+    if known.kind == "embedded":
+        paths = [embedded_path(file) for file in known.files]
+        size = sum(path.stat().st_size for path in paths)
+        return {"state": "embedded", "where": paths[0].parent, "bytes": size, "note": ""}
+    try:
+        found = find(known, roots(data_dir))
+        size = sum(path.stat().st_size for path in found.paths.values()) if found else 0
+    except (DataError, OSError) as error:
+        return {"state": "unreadable", "where": None, "bytes": 0, "note": str(error)}
+    if found is None:
+        return {"state": "missing", "where": None, "bytes": 0, "note": f"run `byhand data get {known.name}`"}
+    if found.missing:
+        note = f"lacks {', '.join(found.missing)}"
+        return {"state": "incomplete", "where": found.folder, "bytes": size, "note": note}
+    return {"state": "present", "where": found.folder, "bytes": size, "note": ""}
