@@ -56,7 +56,7 @@ class Dataset:
         num_train = len(self.train_images)
         if not (0 < fraction < 1 and 0 < round(fraction * num_train) < num_train):
             raise SettingsError(
-                f"hold-out fraction {fraction} must leave examples on both sides of {num_train}; try 0.1"
+                f"hold-out fraction {fraction} of {num_train} training examples must leave some on both sides; try 0.1"
             )
         if seed < 0:
             raise SettingsError(f"seed {seed} must not be negative")

@@ -46,10 +46,9 @@ def read_idx(path: Path, item_shape: tuple[int, ...], max_items: int, remedy: st
     try:
         with _open(path) as file:
             values, digest = _read(file, item_shape, max_items)
-    except DataError as error:
-        raise DataError(f"{path}: {error}" + (f"; {remedy}" if remedy else "")) from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (DataError, OSError) as error:
+        what = f"cannot be read ({error.strerror or error})" if isinstance(error, OSError) else str(error)
+        raise DataError(f"{path}: {what}" + (f"; {remedy}" if remedy else "")) from error
     return values, digest
 
 
