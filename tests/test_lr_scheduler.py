@@ -202,12 +202,13 @@ def test_two_schedulers_over_one_optimizer_multiply_as_torchs_do():
                 schedule.step()
 
 
+@pytest.mark.parametrize("changed_at", [3, 12])  # 12 is where the cosine has nothing left to scale
 @pytest.mark.parametrize("case", ["linear", "step", "multi-step", "exponential", "cosine, rising again"])
-def test_a_rate_that_the_user_changed_in_between_stays_changed_as_with_torch(case):
+def test_a_rate_that_the_user_changed_in_between_stays_changed_as_with_torch(case, changed_at):
     optimizer, reference = optimizer_of(optim), optimizer_of(torch.optim)
     schedule, torchs_schedule = make(case, ours, optimizer), make(case, torchs, reference)
     for step in range(30):
-        if step == 3:
+        if step == changed_at:
             optimizer.param_groups[0]["lr"] = reference.param_groups[0]["lr"] = 0.017
         assert_close(optimizer, reference, step)
         schedule.step()
