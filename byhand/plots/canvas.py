@@ -26,8 +26,6 @@ def finished(figure: Figure, lang: str) -> Figure:
     Set on the artists and not through rcParams, which are global and would have to be set again to save the figure.
     """
     families = font_families(lang)
-    for axes in figure.axes:
-        axes.tick_params(which="both", labelfontfamily=families)  # also for ticks that are made while drawing
     for text in figure.findobj(Text):
         text.set_fontfamily(families)
     return figure
@@ -61,5 +59,10 @@ def draw_image(axes: Any, image: np.ndarray) -> None:
         axes.imshow(pixels, interpolation="nearest")
     else:
         axes.imshow(image.mean(0), cmap="gray", vmin=low, vmax=max(high, low + 1e-12), interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    hide_ticks(axes)
+
+
+def hide_ticks(axes: Any) -> None:
+    """Leave only the frame; axes without ticks are measured all the same, which takes a second for 64 of them."""
+    axes.xaxis.set_visible(False)
+    axes.yaxis.set_visible(False)

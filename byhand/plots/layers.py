@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from byhand.errors import ShapeError
-from byhand.plots.canvas import BLUE, GREY, ORANGE, as_array, blank_figure, draw_image, finished
+from byhand.plots.canvas import BLUE, GREY, ORANGE, as_array, blank_figure, draw_image, finished, hide_ticks
 from byhand.plots.language import class_words, word, writable_language
 
 MOST_TILES = 64
@@ -75,8 +75,7 @@ def filters(
             axes.imshow(np.moveaxis(0.5 + tiles[place] / (2 * scale), 0, -1), interpolation="nearest")
         else:
             picture = axes.imshow(tiles[place, 0], cmap="RdBu_r", vmin=-scale, vmax=scale, interpolation="nearest")
-        axes.set_xticks([])
-        axes.set_yticks([])
+        hide_ticks(axes)
         if colour or channels == 1:
             axes.set_title(names[place] if names else str(place + 1), fontsize=9 if shown <= 16 else 7, pad=2)
     if picture is None:
