@@ -16,6 +16,10 @@ class ShapeError(ByhandError, ValueError, RuntimeError):
     """Tensors that do not fit together; a RuntimeError too, because that is what torch raises there."""
 
 
+class TargetError(ByhandError, ValueError, IndexError):
+    """Labels outside the classes; an IndexError too, because that is what torch raises there."""
+
+
 class UnknownName(ByhandError, LookupError):
     """A name of a recipe, network, data set, plan or picture that does not exist."""
 

@@ -1,0 +1,16 @@
+"""Networks of one layer; Dive into Deep Learning, chapter 3."""
+
+from torch import nn
+
+
+def linear_regression(in_features: int = 3, out_features: int = 1) -> nn.Sequential:
+    """ŷ = x Wᵀ + b, (B, in_features) -> (B, out_features). in_features + 1 parameters for each output."""
+    return nn.Sequential(nn.Linear(in_features, out_features))
+
+
+def softmax_regression(in_features: int = 784, num_classes: int = 10) -> nn.Sequential:
+    """Logits o = x Wᵀ + b of flattened images, (B, 1, 28, 28) -> (B, 10): 7,850 parameters.
+
+    The softmax itself stands in the loss, which takes logits: as a layer of its own it would lose small probabilities.
+    """
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_features, num_classes))

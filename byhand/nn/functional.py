@@ -1,0 +1,157 @@
+"""torch.nn.functional's signatures over our operations, for code that calls functions rather than layers.
+
+``inplace`` is taken and has no effect: by hand the result is always a new tensor.
+"""
+
+import torch
+from torch import Tensor
+
+from byhand import ops
+from byhand.errors import SettingsError
+from byhand.ops import adaptive_avg_pool2d, avg_pool2d, conv2d, linear, one_hot, sigmoid, tanh
+from byhand.ops.convolution import Pair
+
+__all__ = [
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
+    "conv2d",
+    "cross_entropy",
+    "dropout",
+    "huber_loss",
+    "l1_loss",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "max_pool2d",
+    "max_pool2d_with_indices",
+    "mse_loss",
+    "nll_loss",
+    "one_hot",
+    "pad",
+    "relu",
+    "sigmoid",
+    "smooth_l1_loss",
+    "softmax",
+    "tanh",
+]
+
+
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    return ops.relu(input)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    return ops.leaky_relu(input, negative_slope)
+
+
+def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    return ops.softmax(input if dtype is None else input.to(dtype), dim)
+
+
+def log_softmax(
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
+) -> Tensor:
+    return ops.log_softmax(input if dtype is None else input.to(dtype), dim)
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    return ops.dropout(input, p, training)
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+):
+    return ops.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def max_pool2d_with_indices(
+    input: Tensor,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = True,
+):
+    return ops.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices=True)
+
+
+def pad(input: Tensor, pad: tuple[int, ...], mode: str = "constant", value: float | None = None) -> Tensor:
+    """Zeros or copies around the last one or two axes; ``pad`` is (left, right) or (left, right, top, bottom)."""
+    sides = tuple(pad) + (0,) * (4 - len(pad))
+    if len(sides) != 4 or min(sides) < 0 or value not in (None, 0):
+        raise SettingsError(
+            f"pad={pad!r} with value={value!r} has no twin by hand; known: zeros around the last two axes"
+        )
+    return ops.pad2d(input, *sides, mode="zeros" if mode == "constant" else mode)
+
+
+def mse_loss(
+    input: Tensor, target: Tensor, size_average=None, reduce=None, reduction: str = "mean", weight=None
+) -> Tensor:
+    _no_weight(weight)
+    return ops.mse_loss(input, target, reduction_of(size_average, reduce, reduction))
+
+
+def l1_loss(
+    input: Tensor, target: Tensor, size_average=None, reduce=None, reduction: str = "mean", weight=None
+) -> Tensor:
+    _no_weight(weight)
+    return ops.l1_loss(input, target, reduction_of(size_average, reduce, reduction))
+
+
+def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight=None) -> Tensor:
+    _no_weight(weight)
+    return ops.huber_loss(input, target, reduction, delta)
+
+
+def smooth_l1_loss(
+    input: Tensor, target: Tensor, size_average=None, reduce=None, reduction: str = "mean", beta: float = 1.0
+) -> Tensor:
+    return ops.smooth_l1_loss(input, target, reduction_of(size_average, reduce, reduction), beta)
+
+
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average=None,
+    ignore_index: int = -100,
+    reduce=None,
+    reduction: str = "mean",
+) -> Tensor:
+    return ops.nll_loss(input, target, weight, ignore_index, reduction_of(size_average, reduce, reduction))
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average=None,
+    ignore_index: int = -100,
+    reduce=None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    reduction = reduction_of(size_average, reduce, reduction)
+    return ops.cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
+
+
+def reduction_of(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
+    """The reduction that torch's two oldest arguments stand for, where either is given."""
+    if size_average is None and reduce is None:
+        return reduction
+    if reduce is False:
+        return "none"
+    return "sum" if size_average is False else "mean"
+
+
+def _no_weight(weight: Tensor | None) -> None:
+    if weight is not None:
+        raise SettingsError("weight= of a regression loss has no twin by hand; multiply the losses of reduction='none'")

@@ -1,0 +1,205 @@
+"""From torch's layers to ours and back: the same network, over the same parameters, in the other hand."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from byhand import ops
+from byhand.errors import UnknownLayer
+from byhand.nn import functional
+from byhand.nn.activation import LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from byhand.nn.convolution import Conv2d
+from byhand.nn.dropout import Dropout
+from byhand.nn.flatten import Flatten
+from byhand.nn.hypercomplex import LibraryPHMLinear, PHMLinear
+from byhand.nn.linear import Linear
+from byhand.nn.loss import CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss, SmoothL1Loss
+from byhand.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+
+LAYERS = (
+    (nn.Linear, Linear),
+    (nn.Conv2d, Conv2d),
+    (nn.MaxPool2d, MaxPool2d),
+    (nn.AvgPool2d, AvgPool2d),
+    (nn.AdaptiveAvgPool2d, AdaptiveAvgPool2d),
+    (nn.Flatten, Flatten),
+    (nn.Dropout, Dropout),
+    (nn.Sigmoid, Sigmoid),
+    (nn.Tanh, Tanh),
+    (nn.ReLU, ReLU),
+    (nn.LeakyReLU, LeakyReLU),
+    (nn.Softmax, Softmax),
+    (nn.LogSoftmax, LogSoftmax),
+    (nn.MSELoss, MSELoss),
+    (nn.L1Loss, L1Loss),
+    (nn.HuberLoss, HuberLoss),
+    (nn.SmoothL1Loss, SmoothL1Loss),
+    (nn.NLLLoss, NLLLoss),
+    (nn.CrossEntropyLoss, CrossEntropyLoss),
+    (LibraryPHMLinear, PHMLinear),
+)
+TO_HAND = dict(LAYERS)
+TO_LIBRARY = {hand: library for library, hand in LAYERS}
+
+# They only hold other modules or rename axes: nothing in them is computed.
+CONTAINERS = (
+    nn.Sequential,
+    nn.ModuleList,
+    nn.ModuleDict,
+    nn.ParameterList,
+    nn.ParameterDict,
+    nn.Identity,
+    nn.Unflatten,
+)
+
+FUNCTIONS: dict[Callable, Callable] = {
+    torch.max_pool2d: functional.max_pool2d,
+    torch.max_pool2d_with_indices
+    if hasattr(torch, "max_pool2d_with_indices")
+    else nn.functional.max_pool2d_with_indices: (functional.max_pool2d_with_indices),
+    nn.functional.max_pool2d_with_indices: functional.max_pool2d_with_indices,
+    torch.conv2d: functional.conv2d,
+    torch.flatten: ops.flatten,
+    Tensor.flatten: ops.flatten,
+    torch.relu: functional.relu,
+    Tensor.relu: functional.relu,
+    torch.sigmoid: functional.sigmoid,
+    Tensor.sigmoid: functional.sigmoid,
+    torch.special.expit: functional.sigmoid,
+    torch.tanh: functional.tanh,
+    Tensor.tanh: functional.tanh,
+    torch.softmax: lambda input, dim, dtype=None: functional.softmax(input, dim, dtype=dtype),
+    Tensor.softmax: lambda input, dim, dtype=None: functional.softmax(input, dim, dtype=dtype),
+    torch.log_softmax: lambda input, dim, dtype=None: functional.log_softmax(input, dim, dtype=dtype),
+    Tensor.log_softmax: lambda input, dim, dtype=None: functional.log_softmax(input, dim, dtype=dtype),
+    torch.dropout: lambda input, p, train: functional.dropout(input, p, train),
+    **{getattr(nn.functional, name): getattr(functional, name) for name in functional.__all__},
+}
+
+
+def _without_twin() -> Iterator[Callable]:
+    """The functions of torch that compute a layer, an activation or a loss and are not in FUNCTIONS."""
+    names = {name.strip("_") for name in dir(nn.functional) if callable(getattr(nn.functional, name))}
+    names |= {"rnn_tanh", "rnn_relu", "lstm", "gru", "rnn_tanh_cell", "rnn_relu_cell", "lstm_cell", "gru_cell"}
+    names |= {
+        "convolution",
+        "conv_tbc",
+        "native_batch_norm",
+        "native_layer_norm",
+        "native_group_norm",
+        "native_dropout",
+    }
+    names |= {"cudnn_convolution", "mkldnn_max_pool2d", "quantized_batch_norm", "logsumexp", "adaptive_max_pool1d"}
+    names -= {
+        "pad",
+        "handle_torch_function",
+        "has_torch_function",
+        "boolean_dispatch",
+        "logsumexp",
+        "cosine_similarity",
+    }
+    for place in (nn.functional, torch, torch._C._nn, Tensor, torch.special):
+        for name in sorted(names):
+            for spelling in (name, f"{name}_"):
+                function = getattr(place, spelling, None)
+                if callable(function) and not isinstance(function, type) and function not in FUNCTIONS:
+                    yield function
+
+
+WITHOUT_TWIN = frozenset(_without_twin())
+
+
+class ByHand(TorchFunctionMode):
+    """While it is on, torch's layer functions are computed by our operations; one that has none is an error."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        twin = FUNCTIONS.get(func)
+        if twin is not None:
+            return twin(*args, **(kwargs or {}))
+        if func in WITHOUT_TWIN:
+            name = getattr(func, "__name__", str(func))
+            raise UnknownLayer(
+                f"the function {name}() has no twin by hand; known: {', '.join(sorted(functional.__all__))}. "
+                "Write it with these, or leave this network to the library"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+class ForwardByHand:
+    """The forward of a module that was not written for us: its own code, with functional calls sent to ``ops``."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, *args, **kwargs):
+        with ByHand():
+            return type(self.module).forward(self.module, *args, **kwargs)
+
+
+def by_hand(model: nn.Module) -> nn.Module:
+    """The same network with every layer replaced by its hand-written twin, over the same parameters and buffers.
+
+    Training either one trains both. The model itself is left as it is. Modules of one's own keep their code; what they
+    call of ``torch.nn.functional`` is computed by ``byhand.ops``.
+
+    Raises UnknownLayer that names a layer, or on its first call a function, that has no twin.
+    """
+    return _convert(model, TO_HAND, "", {})
+
+
+def by_library(model: nn.Module) -> nn.Module:
+    """The same network with every hand-written layer replaced by torch's, over the same parameters and buffers."""
+    return _convert(model, TO_LIBRARY, "", {})
+
+
+def _convert(module: nn.Module, twins: dict, name: str, done: dict[int, nn.Module]) -> nn.Module:
+    if id(module) in done:  # a layer that stands in two places stays one layer
+        return done[id(module)]
+    kind, to_hand = type(module), twins is TO_HAND
+    if kind in twins:
+        new = _twin(module, twins[kind])
+    else:
+        own_code = not kind.__module__.startswith(("torch.", "byhand.nn")) or _parametrized(kind)
+        if to_hand and not (own_code or kind in CONTAINERS or kind in TO_LIBRARY):
+            raise UnknownLayer(
+                f"layer {name or 'the model'!r} is a {kind.__name__}, which has no twin by hand; "
+                f"known: {', '.join(sorted(layer.__name__ for layer, _ in LAYERS[:-1]))}"
+            )
+        new = kind.__new__(kind)
+        new.__dict__.update(module.__dict__)
+        if isinstance(new.__dict__.get("forward"), ForwardByHand):
+            del new.__dict__["forward"]
+        if to_hand and own_code:
+            new.__dict__["forward"] = ForwardByHand(new)
+    done[id(module)] = new
+    for group in [key for key, value in module.__dict__.items() if key.startswith("_") and isinstance(value, dict)]:
+        new.__dict__[group] = module.__dict__[
+            group
+        ].copy()  # parameters, buffers and hooks: the same, in their own table
+    for child_name, child in module._modules.items():
+        path = f"{name}.{child_name}" if name else child_name
+        new._modules[child_name] = None if child is None else _convert(child, twins, path, done)
+    new.training = module.training
+    return new
+
+
+def _twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """A layer of the other hand with the same arguments; its parameters are put in place by the caller."""
+    arguments: dict[str, Any] = {}
+    for name in inspect.signature(kind).parameters:
+        if name == "device":
+            arguments[name] = "meta"  # no memory, and no draw from the random generator
+        elif name == "bias":
+            arguments[name] = module.bias is not None
+        elif hasattr(module, name):
+            arguments[name] = getattr(module, name)
+    return kind(**arguments)
+
+
+def _parametrized(kind: type) -> bool:
+    return kind.__module__ == "torch.nn.utils.parametrize"

@@ -1,0 +1,194 @@
+"""Cross-correlation, from one channel to many; Dive into Deep Learning, chapter 6."""
+
+import torch
+from torch import Tensor
+
+from byhand.errors import SettingsError, ShapeError
+from byhand.ops.padding import pad2d
+from byhand.ops.tape import operation
+
+Pair = int | tuple[int, int]
+
+
+def corr2d(X: Tensor, K: Tensor) -> Tensor:
+    """H[i, j] = Σ_a Σ_b K[a, b] X[i + a, j + b], one channel: (H, W) and (h, w) -> (H − h + 1, W − w + 1).
+
+    Written as the chapter writes it, a sum for each place; ``conv2d`` computes the same for many channels at once.
+    Each element of the output hands its gradient to the window it saw and, through it, to the kernel.
+
+    Raises ShapeError where the kernel is larger than the image.
+    """
+    if X.ndim != 2 or K.ndim != 2:
+        raise ShapeError(f"X {tuple(X.shape)} and K {tuple(K.shape)} must be one image and one kernel, two axes each")
+    if K.shape[0] > X.shape[0] or K.shape[1] > X.shape[1]:
+        raise ShapeError(f"a kernel of {tuple(K.shape)} does not fit an image of {tuple(X.shape)}; pad the image")
+    return _corr2d(X, K)
+
+
+def corr2d_forward(X: Tensor, K: Tensor):
+    h, w = K.shape
+    Y = X.new_zeros(X.shape[0] - h + 1, X.shape[1] - w + 1)
+    for i in range(Y.shape[0]):
+        for j in range(Y.shape[1]):
+            Y[i, j] = (X[i : i + h, j : j + w] * K).sum()
+    return Y, (X, K)
+
+
+def corr2d_backward(needed, grad: Tensor, X: Tensor, K: Tensor):
+    h, w = K.shape
+    dX, dK = torch.zeros_like(X), torch.zeros_like(K)
+    for i in range(grad.shape[0]):
+        for j in range(grad.shape[1]):
+            dX[i : i + h, j : j + w] += grad[i, j] * K
+            dK += grad[i, j] * X[i : i + h, j : j + w]
+    return dX, dK
+
+
+_corr2d = operation(corr2d_forward, corr2d_backward)
+
+
+def conv_output_size(n: int, k: int, s: int = 1, p: int = 0, *, per_side: int | None = None, dilation: int = 1) -> int:
+    """⌊(n − k + p + s) / s⌋: how many places a kernel of k takes on n pixels with stride s and padding p **in total**.
+
+    The source counts p over both sides together; torch's ``padding`` counts each side. ``per_side=1`` is torch's
+    ``padding=1`` and stands for p = 2. A dilated kernel covers ``dilation`` · (k − 1) + 1 pixels.
+
+    Raises SettingsError for values out of range or both paddings at once, ShapeError where the kernel does not fit.
+    """
+    if per_side is not None and p:
+        raise SettingsError(f"p={p} (in total) and per_side={per_side} say the same thing twice; give one of them")
+    p = p if per_side is None else 2 * per_side
+    for name, value, least in (("n", n, 1), ("k", k, 1), ("s", s, 1), ("p", p, 0), ("dilation", dilation, 1)):
+        if value < least:
+            raise SettingsError(f"{name}={value} must be at least {least}")
+    covered = dilation * (k - 1) + 1
+    if covered > n + p:
+        raise ShapeError(f"a kernel over {covered} pixels does not fit {n} pixels with {p} of padding in total")
+    return (n - covered + p + s) // s
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair | str = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """y[b, o, i, j] = bias[o] + Σ_{c, u, v} w[o, c, u, v] x[b, c, i·s + u·d, j·s + v·d], x padded with zeros.
+
+    (B, C, H, W) and (O, C/groups, kH, kW) -> (B, O, H', W'), H' = ⌊(H − d (kH − 1) − 1 + 2 padding + s) / s⌋; a single
+    image (C, H, W) gives (O, H', W'). ``padding`` counts pixels on each side, or is ``"same"`` or ``"valid"``. With
+    ``groups`` output channels see only their own share of the input channels.
+
+    The window that each output sees becomes a column, so that the whole sum is one matrix product:
+    Y = W · columns, ∂L/∂W = G · columnsᵀ, ∂L/∂columns = Wᵀ · G, and what a column gets is added where it was cut.
+
+    Raises ShapeError where channels or groups do not fit or the kernel is larger than the padded input.
+    """
+    if input.ndim == 3:
+        return conv2d(input[None], weight, bias, stride, padding, dilation, groups)[0]
+    if input.ndim != 4 or weight.ndim != 4:
+        raise ShapeError(
+            f"input {tuple(input.shape)} and weight {tuple(weight.shape)} must be (B, C, H, W), (O, C, kH, kW)"
+        )
+    _check_channels(input, weight, bias, groups)
+    stride, dilation = pair("stride", stride), pair("dilation", dilation)
+    left, right, top, bottom = padding_of(padding, stride, dilation, (weight.shape[2], weight.shape[3]))
+    for axis, extra in ((0, top + bottom), (1, left + right)):
+        covered, size = dilation[axis] * (weight.shape[2 + axis] - 1) + 1, input.shape[2 + axis] + extra
+        if covered > size:
+            raise ShapeError(
+                f"kernel {tuple(weight.shape[2:])} with dilation {dilation} covers {covered} pixels, but the padded "
+                f"input has {size} (input {tuple(input.shape)}); use a larger input, a smaller kernel or more padding"
+            )
+    return _conv2d(pad2d(input, left, right, top, bottom), weight, bias, stride, dilation, groups)
+
+
+def conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride, dilation, groups: int):
+    O = len(weight)
+    seen = windows(x, (weight.shape[2], weight.shape[3]), stride, dilation)
+    B, _, _, _, H, W = seen.shape  # B C kH kW H' W'
+    columns = seen.reshape(B, groups, -1, H * W)
+    y = (weight.reshape(groups, O // groups, -1) @ columns).view(B, O, H, W)
+    if bias is not None:
+        y += bias[:, None, None]
+    return y, (columns, weight, x.shape, stride, dilation, groups)
+
+
+def conv2d_backward(needed, grad: Tensor, columns: Tensor, weight: Tensor, shape, stride, dilation, groups: int):
+    B, O, H, W = grad.shape
+    g = grad.reshape(B, groups, O // groups, H * W)
+    d_input = d_weight = d_bias = None
+    if needed[0]:
+        d_columns = weight.reshape(groups, O // groups, -1).mT @ g
+        d_input = fold(d_columns.view(B, shape[1], *weight.shape[2:], H, W), shape, stride, dilation)
+    if needed[1]:
+        d_weight = (g @ columns.mT).sum(0).view(weight.shape)
+    if needed[2]:
+        d_bias = grad.sum((0, 2, 3))
+    return d_input, d_weight, d_bias, None, None, None
+
+
+_conv2d = operation(conv2d_forward, conv2d_backward)
+
+
+def windows(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+    """The pixels under the kernel at each place, a view by strides: (B, C, H, W) -> (B, C, kH, kW, H', W')."""
+    B, C, H, W = x.shape
+    b, c, h, w = x.stride()
+    (kH, kW), (sH, sW), (dH, dW) = kernel, stride, dilation
+    places = (H - dH * (kH - 1) - 1) // sH + 1, (W - dW * (kW - 1) - 1) // sW + 1
+    return x.as_strided((B, C, kH, kW, *places), (b, c, dH * h, dW * w, sH * h, sW * w), x.storage_offset())
+
+
+def fold(seen: Tensor, shape: torch.Size, stride: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+    """The sum of all windows, each added where it was cut: (B, C, kH, kW, H', W') -> (B, C, H, W), ``shape``."""
+    x = seen.new_zeros(shape)
+    _, _, kH, kW, H, W = seen.shape
+    for u in range(kH):
+        for v in range(kW):
+            top, left = u * dilation[0], v * dilation[1]
+            x[:, :, top : top + stride[0] * H : stride[0], left : left + stride[1] * W : stride[1]] += seen[:, :, u, v]
+    return x
+
+
+def pair(name: str, value: Pair, least: int = 1) -> tuple[int, int]:
+    """One number for both axes, or one for each: (height, width), each at least ``least``."""
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    if len(values) == 1:
+        values = values * 2
+    if len(values) != 2 or any(not isinstance(v, int) or v < least for v in values):
+        raise SettingsError(
+            f"{name}={value!r} must be a whole number of at least {least}, or two of them: height, width"
+        )
+    return values
+
+
+def padding_of(padding: Pair | str, stride: tuple[int, int], dilation: tuple[int, int], kernel: tuple[int, int]):
+    """Pixels to add at the left, right, top and bottom."""
+    if padding == "valid":
+        return 0, 0, 0, 0
+    if padding == "same":
+        if stride != (1, 1):
+            raise SettingsError(f"padding='same' needs stride 1, got {stride}; give the padding in pixels")
+        down, across = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        return across // 2, across - across // 2, down // 2, down - down // 2
+    if isinstance(padding, str):
+        raise SettingsError(f"padding={padding!r} must be pixels, 'same' or 'valid'")
+    down, across = pair("padding", padding, least=0)
+    return across, across, down, down
+
+
+def _check_channels(input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
+    C, O = input.shape[1], len(weight)
+    if groups < 1 or C % groups or O % groups:
+        raise ShapeError(f"groups={groups} must divide in_channels={C} and out_channels={O}; depthwise is groups={C}")
+    if C // groups != weight.shape[1]:
+        raise ShapeError(
+            f"input {tuple(input.shape)} has {C} channels, but a weight of {tuple(weight.shape)} with groups={groups} "
+            f"takes {weight.shape[1] * groups}"
+        )
+    if bias is not None and bias.shape != (O,):
+        raise ShapeError(f"bias has shape {tuple(bias.shape)}; {O} output channels take ({O},)")

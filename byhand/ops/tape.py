@@ -1,0 +1,49 @@
+"""The one place where formulas by hand meet autograd's tape."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def operation(forward: Callable, backward: Callable) -> Callable:
+    """The function that computes ``forward`` and records ``backward`` for the way back.
+
+    ``forward(*arguments)`` returns ``(output, saved)``: the result, and a tuple of what the gradient will need.
+    ``backward(needed, grad, *saved)`` takes the gradient of the loss with respect to the output and returns one
+    gradient for each argument of ``forward``, None for those that are no tensors or whose ``needed`` is False.
+    The node on the tape bears the name of the formula: ``linear_forward`` gives ``linearBackward``.
+    """
+
+    def forward_on_tape(ctx, *arguments):
+        output, saved = forward(*arguments)
+        # Tensors go through save_for_backward, so that writing into one before the way back is an error, not a wrong
+        # gradient; the rest (sizes, strides, flags) is kept as it is.
+        ctx.save_for_backward(*(item for item in saved if isinstance(item, Tensor)))
+        ctx.plain = [None if isinstance(item, Tensor) else (item,) for item in saved]
+        return output
+
+    @once_differentiable
+    def backward_on_tape(ctx, grad):
+        tensors = iter(ctx.saved_tensors)
+        saved = [next(tensors) if item is None else item[0] for item in ctx.plain]
+        return backward(ctx.needs_input_grad, grad, *saved)
+
+    name = forward.__name__.removesuffix("_forward")
+    members = {
+        "__doc__": forward.__doc__,
+        "__module__": forward.__module__,
+        "forward": staticmethod(forward_on_tape),
+        "backward": staticmethod(backward_on_tape),
+    }
+    node: Any = type(name, (torch.autograd.Function,), members)
+
+    def call(*arguments):
+        # Without a tape (evaluation, prediction) the formula alone is enough, and quicker.
+        return node.apply(*arguments) if torch.is_grad_enabled() else forward(*arguments)[0]
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = forward.__doc__
+    return call
