@@ -13,8 +13,8 @@ class PHMLinear(Module):
     """A linear layer of d·q/n + n³ weights in place of d·q: y = x Wᵀ + b, W = Σᵢ Aᵢ ⊗ Sᵢ, (..., d) -> (..., q).
 
     ``rules`` A are n matrices of n × n, ``blocks`` S n matrices of q/n × d/n; n divides d and q. W is drawn from
-    U(−1/√d, 1/√d) at the start: rule i begins as a shift by i places, so that each block of W is one of the S and the layer starts
-    as spread as a full one.
+    U(−1/√d, 1/√d) at the start: rule i begins as a shift by i places, so that each block of W is one of the S and the
+    layer starts as spread as a full one.
 
     Raises SettingsError where n does not divide both. Source: Zhang et al. (2021), section 3.1.
     """

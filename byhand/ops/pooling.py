@@ -20,8 +20,8 @@ def max_pool2d(
     """The largest value under each window, (B, C, H, W) or (C, H, W) -> the same with H', W'.
 
     ``stride`` is the kernel's size unless given; ``padding`` on each side counts as −∞; with ``ceil_mode`` a last
-    window may hang over the far edge, if it starts inside. The gradient goes to the first largest value of each window, row by
-    row. ``return_indices`` gives also where it stood: int64, row · W + column in the unpadded image.
+    window may hang over the far edge, if it starts inside. The gradient goes to the first largest value of each window,
+    row by row. ``return_indices`` gives also where it stood: int64, row · W + column in the unpadded image.
 
     Raises ShapeError where no window fits, SettingsError for a padding of more than half the kernel.
     """
@@ -75,9 +75,9 @@ def avg_pool2d(
 ) -> Tensor:
     """The mean under each window, (B, C, H, W) or (C, H, W) -> the same with H', W'.
 
-    ``count_include_pad`` decides whether padded zeros count as pixels; ``divisor_override`` divides by another
-    number. Each pixel under a window gets the same share of its gradient. ``stride``, ``padding``, ``ceil_mode`` and the
-    errors as in ``max_pool2d``.
+    ``count_include_pad`` decides whether padded zeros count as pixels; ``divisor_override`` divides by another number.
+    Each pixel under a window gets the same share of its gradient. ``stride``, ``padding``, ``ceil_mode`` and the errors
+    as in ``max_pool2d``.
     """
     if divisor_override is not None and divisor_override < 1:
         raise SettingsError(f"divisor_override={divisor_override} must be at least 1")

@@ -1,0 +1,67 @@
+"""From the images of a data set to the batch that a network takes."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from byhand.errors import SettingsError, ShapeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How uint8 images become floats: brought to ``size`` pixels by ``resize`` or ``pad``, then (x / 255 − mean) / std.
+
+    ``size=None`` leaves the size as it is. Padding adds black pixels on all four sides, resizing is bilinear.
+    """
+
+    size: int | None = None
+    fit: str | None = None
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.fit not in (None, "resize", "pad") or (self.size is None) != (self.fit is None):
+            raise SettingsError(
+                f"size={self.size} with fit={self.fit!r}; a size needs fit='resize' or 'pad', and no size none"
+            )
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any] | None) -> "Preparation":
+        """The preparation that ``record()`` wrote; without one, x / 255 at the size that comes."""
+        return cls(**record) if record else cls()
+
+    def record(self) -> dict[str, Any]:
+        """The preparation as plain values."""
+        return asdict(self)
+
+    def fitted(self, images: "Tensor") -> "Tensor":
+        """The images at the network's size, still uint8: (N, C, H, W) -> (N, C, size, size).
+
+        Raises ShapeError where padding would have to cut, or cannot be the same on all sides.
+        """
+        from byhand.data import augment
+
+        height, width = images.shape[-2:]
+        if self.size is None or (height, width) == (self.size, self.size):
+            return images
+        if self.fit == "resize":
+            return augment.resize(images, self.size)
+        margin = self.size - height
+        if height != width or margin < 0 or margin % 2:
+            raise ShapeError(
+                f"images of {height} × {width} cannot be padded evenly to {self.size} × {self.size}; use 'resize'"
+            )
+        return augment.pad(images, margin // 2)
+
+    def __call__(self, images: "Tensor") -> "Tensor":
+        """The float32 batch; what is not uint8 (the features of a regression) comes back as it is."""
+        import torch
+
+        from byhand.data import augment
+
+        if images.dtype != torch.uint8:
+            return images
+        return augment.to_float(self.fitted(images), self.mean, self.std)

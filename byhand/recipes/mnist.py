@@ -1,0 +1,61 @@
+"""LeNet-5 on MNIST; the source's section 6.3."""
+
+from byhand.data.preparation import Preparation
+from byhand.recipes.recipe import Plan, Recipe, at_least, near
+from byhand.training.settings import Settings
+
+RESIZED = Preparation(size=32, fit="resize")  # as the source: Resize((32, 32)), then x / 255
+PADDED = Preparation(size=32, fit="pad", mean=0.1307, std=0.3081)  # mean and deviation of the 60,000 training images
+
+LENET5_MNIST = Recipe(
+    name="lenet5-mnist",
+    title="LeNet-5",
+    section="6.3",
+    network="lenet5",
+    dataset="mnist",
+    reported={"train_loss": 0.0134, "train_accuracy": 0.9955, "accuracy": 0.9904},
+    plans={
+        # The source's training loss and accuracy are summed up while the last epoch runs.
+        "book": Plan(
+            Settings(
+                epochs=20,
+                batch_size=256,
+                lr=1e-3,
+                optimizer="adamw",
+                weight_decay=0.01,
+                running_metrics=True,
+                preparation=RESIZED,
+            ),
+            {"accuracy": near(0.9904, 0.002)},
+        ),
+        "fast": Plan(
+            Settings(
+                epochs=2,
+                batch_size=128,
+                lr=6e-3,
+                optimizer="adamw",
+                weight_decay=0.01,
+                schedule="one-cycle",
+                preparation=PADDED,
+            ),
+            {"accuracy": at_least(0.9904)},
+        ),
+        "best": Plan(
+            Settings(
+                epochs=20,
+                batch_size=128,
+                lr=5e-3,
+                optimizer="adamw",
+                weight_decay=0.01,
+                schedule="one-cycle",
+                label_smoothing=0.05,
+                ema=0.999,
+                rotate=10,
+                zoom=0.1,
+                move=2,
+                preparation=PADDED,
+            ),
+            {"accuracy": at_least(0.995)},
+        ),
+    },
+)

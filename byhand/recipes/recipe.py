@@ -1,0 +1,48 @@
+"""A recipe: a network, a data set, a task, named plans, and what the source reports."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from byhand.errors import unknown_name
+from byhand.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings under a name, and what the mean over three seeds must reach: {measure: (least, most)}."""
+
+    settings: Settings
+    goal: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the network, beside the recipe's
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What ``byhand train NAME`` runs; ``reported`` holds the source's own numbers, each None where it prints none."""
+
+    name: str
+    title: str
+    section: str
+    network: str
+    dataset: str
+    plans: Mapping[str, Plan]
+    task: str = "classification"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reported: Mapping[str, float] = field(default_factory=dict)
+
+    def plan(self, name: str) -> Plan:
+        """The plan of that name; raises UnknownName."""
+        if name not in self.plans:
+            raise unknown_name(f"plan of {self.name}", name, self.plans)
+        return self.plans[name]
+
+
+def near(reported: float, margin: float) -> tuple[float, float]:
+    """The range of a goal that asks for the source's number within a margin."""
+    return reported - margin, reported + margin
+
+
+def at_least(value: float) -> tuple[float, float]:
+    """The range of a goal that asks for an accuracy of at least this."""
+    return value, 1.0

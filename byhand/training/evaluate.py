@@ -1,0 +1,40 @@
+"""Measuring a network on examples it did not learn from."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from byhand.training.settings import Settings
+from byhand.training.tasks import CLASSIFICATION, correct_of, loss_of
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Mean loss (without label smoothing) and share of right answers; no accuracy for a regression."""
+
+    loss: float | None
+    accuracy: float | None
+
+
+def evaluate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    settings: Settings,
+    task: str = CLASSIFICATION,
+    batch_size: int = 1000,
+) -> Measured:
+    """The loss and accuracy of a network over all the given examples; its mode is left as it was."""
+    device = next(model.parameters()).device
+    training, plain = model.training, settings.replace(label_smoothing=0.0, by_hand=False)
+    model.eval()
+    loss, correct = 0.0, 0
+    with torch.no_grad():
+        for batch, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            targets = targets.to(device)
+            outputs = model(settings.preparation(batch.to(device)))
+            loss += float(loss_of(task, outputs, targets, plain)) * len(targets)
+            correct += int(correct_of(task, outputs, targets))
+    model.train(training)
+    return Measured(loss / len(labels), correct / len(labels) if task == CLASSIFICATION else None)

@@ -1,0 +1,127 @@
+"""The training loop; there is no other."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from byhand.data import augment
+from byhand.data.arrays import Dataset
+from byhand.errors import NonFiniteLoss
+from byhand.training.evaluate import Measured, evaluate
+from byhand.training.settings import Settings
+from byhand.training.state import State, lr_at
+from byhand.training.tasks import CLASSIFICATION, correct_of, loss_of
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch yielded.
+
+    ``loss`` and ``accuracy`` are means over the training images while the epoch ran, so each batch was measured before
+    its own step; ``accuracy`` is None for a regression. ``lr`` is that of the last step, ``seconds`` the time of
+    training alone, ``validation_*`` are measured after the epoch on the held-out images, where some were held out.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float | None
+    lr: float
+    seconds: float
+    examples_per_second: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The epoch as plain values, a line of metrics.jsonl."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epoch]:
+    """Train until ``settings.epochs`` are done, yielding one record after each.
+
+    Leave the loop, or set ``state.stop``, to end early: the state can be saved at any such point, and goes on bit for
+    bit. Where examples are held out, they stand in the place of the test set (``Dataset.hold_out``) and are measured
+    after each epoch; without, the test set is not looked at here.
+
+    Raises NonFiniteLoss before the step that would have spoilt the weights.
+    """
+    settings = state.settings
+    images, labels = data.train_images.to(state.device), data.train_labels.to(state.device)
+    steps_per_epoch = math.ceil(len(images) / settings.batch_size)
+    while state.epoch < settings.epochs:
+        if state.position == 0:
+            state.begin_epoch()
+        order = torch.randperm(len(images), generator=state.order).to(state.device)
+        state.model.train()
+        started, before = time.perf_counter(), state.seconds
+        for batch in order.split(settings.batch_size)[state.position :]:
+            lr = lr_at(settings, state.step, steps_per_epoch)
+            _step(state, changed(images[batch], settings, state.changes), labels[batch], lr, task)
+            state.seconds = before + time.perf_counter() - started
+            if state.stop and state.position < steps_per_epoch:
+                return
+        state.epoch, state.position = state.epoch + 1, 0
+        yield _record(state, data, task, lr_at(settings, state.step - 1, steps_per_epoch))
+        if state.stop:
+            return
+
+
+def changed(images: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
+    """The batch as the network takes it in training: each image fitted, changed at random, then float."""
+    if images.dtype != torch.uint8:
+        return images
+    images = settings.preparation.fitted(images)
+    if settings.flip:
+        images = augment.random_flip(images, generator)
+    if settings.rotate or settings.zoom or settings.move:
+        images = augment.random_affine(images, settings.rotate, settings.zoom, settings.move, generator=generator)
+    if settings.shift:
+        images = augment.random_shift(images, settings.shift, generator)
+    return settings.preparation(images)
+
+
+def _step(state: State, inputs: Tensor, targets: Tensor, lr: float, task: str) -> None:
+    settings, optimizer = state.settings, state.optimizer
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    outputs = state.model(inputs)
+    loss = loss_of(task, outputs, targets, settings)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise NonFiniteLoss(
+            f"the loss became {value} in epoch {state.epoch + 1}, step {state.position + 1}, at lr={lr:.3g}; the "
+            f"weights of the last checkpoint are kept. Try a lower lr (now {settings.lr:g}), a warm-up, or normalised inputs"
+        )
+    optimizer.zero_grad()
+    # The mean over the batch; the source instead divides the sum by the fixed batch size, also for a smaller last
+    # batch.
+    share = len(targets) / settings.batch_size if settings.divide_by == "batch_size" else 1.0
+    loss.backward(torch.full_like(loss, share))
+    optimizer.step()
+    state.position += 1
+    state.step += 1
+    state.average()
+    state.loss_sum += value * len(targets)
+    state.correct += int(correct_of(task, outputs.detach(), targets))
+    state.seen += len(targets)
+
+
+def _record(state: State, data: Dataset, task: str, lr: float) -> Epoch:
+    held_out = Measured(None, None)
+    if state.settings.hold_out:
+        held_out = evaluate(state.kept, data.test_images, data.test_labels, state.settings, task)
+    return Epoch(
+        epoch=state.epoch,
+        loss=state.loss_sum / state.seen,
+        accuracy=state.correct / state.seen if task == CLASSIFICATION else None,
+        lr=lr,
+        seconds=state.seconds,
+        examples_per_second=state.seen / max(state.seconds, 1e-9),
+        validation_loss=held_out.loss,
+        validation_accuracy=held_out.accuracy,
+    )

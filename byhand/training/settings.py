@@ -1,0 +1,128 @@
+"""Everything that decides what a training learns, and how it is run."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from byhand.data.preparation import Preparation
+from byhand.errors import SettingsError, unknown_name
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "cosine", "one-cycle", "step", "exponential")
+INITS = ("default", "normal")
+DIVISORS = ("batch", "batch_size")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one training; checked when made, so that an impossible one never starts.
+
+    What is learned: ``epochs`` passes in batches of ``batch_size``; ``optimizer`` with ``lr`` (its highest),
+    ``momentum`` (SGD; Nesterov's where it is above 0 and ``nesterov``), ``weight_decay`` (L2; decoupled in adamw);
+    ``schedule`` of the lr over all steps: constant, cosine to 0, one-cycle (up to lr in the first 30 %, then down,
+    Smith 2018), step (× ``gamma`` every ``step_epochs`` epochs) or exponential (× ``gamma`` every epoch), after
+    ``warm_up`` epochs of linear rise; ``label_smoothing`` ε; ``dropout`` where the network takes it; ``ema`` d: the
+    weights kept are the running mean w̄ ← d w̄ + (1 − d) w, with smaller d in the first steps.
+
+    What is changed in each image, anew in each epoch: ``flip`` left to right, ``rotate`` ± degrees, ``zoom`` ± a share,
+    ``move`` ± pixels (with fractions), ``shift`` ± whole pixels.
+
+    ``init``: torch's own, or the source's ``normal``: weights N(0, 0.01²), biases 0. ``divide_by``: the gradient is the
+    mean over the batch, or with ``batch_size`` the sum over the batch divided by the fixed batch size, as the source's
+    sgd does: its last, smaller batch then counts less. ``running_metrics``: report the training loss and accuracy that
+    were summed up while the last epoch ran, as the source does, in place of those of the final weights.
+
+    How it is run: ``seed``; ``hold_out``, a share of the training images that is measured on in place of the test set;
+    ``by_hand``; ``device`` (auto, cpu, cuda); ``threads`` (0: as torch finds them).
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warm_up: float = 0.0
+    gamma: float = 0.1
+    step_epochs: int = 1
+    label_smoothing: float = 0.0
+    dropout: float = 0.0
+    ema: float = 0.0
+    flip: bool = False
+    rotate: float = 0.0
+    zoom: float = 0.0
+    move: float = 0.0
+    shift: int = 0
+    init: str = "default"
+    divide_by: str = "batch"
+    running_metrics: bool = False
+    preparation: Preparation = field(default_factory=Preparation)
+    seed: int = 0
+    hold_out: float = 0.0
+    by_hand: bool = False
+    device: str = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("shift", 0),
+            ("step_epochs", 1),
+            ("seed", 0),
+            ("threads", 0),
+        ):
+            _whole(name, getattr(self, name), least)
+        _within("lr", self.lr, 0, math.inf, open_below=True)
+        for name in ("weight_decay", "warm_up", "rotate", "move"):
+            _within(name, getattr(self, name), 0, math.inf)
+        _within("gamma", self.gamma, 0, math.inf, open_below=True)
+        _within("label_smoothing", self.label_smoothing, 0, 1)
+        for name in ("momentum", "dropout", "ema", "zoom", "hold_out"):
+            _within(name, getattr(self, name), 0, 1, open_above=True)
+        for name, known in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("init", INITS),
+            ("divide_by", DIVISORS),
+        ):
+            if getattr(self, name) not in known:
+                raise unknown_name(name, str(getattr(self, name)), known)
+        if self.seed >= 2**63:
+            raise SettingsError(f"seed={self.seed} must be below 2⁶³")
+
+    def replace(self, **changes: Any) -> "Settings":
+        """The settings with some of them changed; raises SettingsError for a name that is not one of them."""
+        known = {one.name for one in dataclasses.fields(self)}
+        for name in changes:
+            if name not in known:
+                raise unknown_name("setting", name, known)
+        return dataclasses.replace(self, **changes)
+
+    def record(self) -> dict[str, Any]:
+        """The settings as plain values, for recipe.json."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "Settings":
+        """The settings that ``record()`` wrote; raises SettingsError where they are not."""
+        try:
+            return cls(**{**record, "preparation": Preparation.of(record.get("preparation"))})
+        except TypeError as error:
+            raise SettingsError(f"these are not the settings of a training: {error}") from None
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SettingsError(f"{name}={value!r} must be a whole number of at least {least}")
+
+
+def _within(name: str, value: Any, low: float, high: float, open_below: bool = False, open_above: bool = False) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < low or value > high or (open_below and value == low) or (open_above and value == high):
+        below = f"above {low}" if open_below else f"at least {low}"
+        above = "" if high == math.inf else f" and {'below' if open_above else 'at most'} {high}"
+        raise SettingsError(f"{name}={value!r} must be a finite number {below}{above}")

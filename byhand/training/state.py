@@ -1,0 +1,155 @@
+"""A training under way: all that must survive for it to go on bit for bit."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from byhand import optim
+from byhand.errors import RunError
+from byhand.nn import by_hand, init
+from byhand.optim import schedules
+from byhand.training.settings import Settings
+
+
+class State:
+    """The network, its optimizer, the random generators, and the place in the epoch; ``State.new`` begins a training.
+
+    ``epoch`` counts finished epochs and ``position`` finished steps of the current one; the permutation of an epoch is
+    drawn from ``order``, whose state from before the epoch is kept, so that a training interrupted in mid-epoch draws
+    it again. ``stop`` asks ``fit`` to leave after the step it is in.
+    """
+
+    def __init__(self, model: nn.Module, settings: Settings, device: torch.device) -> None:
+        self.library = model.to(device)  # what is saved: both hands share its parameters
+        self.model = by_hand(self.library) if settings.by_hand else self.library
+        self.settings, self.device = settings, device
+        self.optimizer = _optimizer(self.model, settings)
+        self.mean = copy.deepcopy(self.library) if settings.ema else None
+        self.order = torch.Generator().manual_seed(settings.seed)
+        self.changes = torch.Generator().manual_seed(settings.seed + 1)  # of the images; never the permutation's draws
+        self.before_epoch = self.order.get_state()
+        self.epoch = self.position = self.step = 0
+        self.loss_sum, self.correct, self.seen = 0.0, 0, 0
+        self.seconds = 0.0
+        self.stop = False
+
+    @classmethod
+    def new(cls, build, settings: Settings, device: torch.device) -> "State":
+        """A training at its beginning: the network that ``build()`` makes, initialised from the seed."""
+        torch.manual_seed(settings.seed)
+        model = build()
+        if settings.init == "normal":
+            initialise_normal(model)
+        return cls(model, settings, device)
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network to evaluate and to keep: the running mean of the weights where the settings ask for one."""
+        return self.library if self.mean is None else self.mean
+
+    def average(self) -> None:
+        """Move the running mean towards the weights: w̄ ← d w̄ + (1 − d) w, d = min(ema, (1 + t) / (10 + t))."""
+        if self.mean is None:
+            return
+        d = min(self.settings.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, weight in zip(self.mean.parameters(), self.library.parameters(), strict=True):
+                mean.mul_(d).add_(weight, alpha=1 - d)
+            for kept, buffer in zip(self.mean.buffers(), self.library.buffers(), strict=True):
+                kept.copy_(buffer)
+
+    def begin_epoch(self) -> None:
+        """Set the sums of a new epoch to zero and remember the generator that its permutation will be drawn from."""
+        self.before_epoch = self.order.get_state()
+        self.position, self.loss_sum, self.correct, self.seen, self.seconds = 0, 0.0, 0, 0, 0.0
+
+    def finite(self) -> bool:
+        """Whether every weight is a number; a state with others is not worth a checkpoint."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.library.parameters())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything as tensors and plain values, for a checkpoint."""
+        return {
+            "format": 1,
+            "model": self.library.state_dict(),
+            "mean": None if self.mean is None else self.mean.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generators": {
+                # Within an epoch its permutation must be drawn again; between two the next one is to come.
+                "order": self.before_epoch if self.position else self.order.get_state(),
+                "changes": self.changes.get_state(),
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            },
+            "epoch": self.epoch,
+            "position": self.position,
+            "step": self.step,
+            "sums": [float(self.loss_sum), int(self.correct), self.seen],
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on where ``state_dict()`` was taken; raises RunError where the checkpoint is of another network."""
+        try:
+            self.library.load_state_dict(saved["model"])
+            if self.mean is not None:
+                self.mean.load_state_dict(saved["mean"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            generators = saved["generators"]
+            self.before_epoch = generators["order"]
+            self.order.set_state(self.before_epoch)
+            self.changes.set_state(generators["changes"])
+            torch.set_rng_state(generators["torch"])
+            if generators["cuda"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(generators["cuda"], self.device)
+            self.epoch, self.position, self.step = saved["epoch"], saved["position"], saved["step"]
+            self.loss_sum, self.correct, self.seen = saved["sums"]
+            self.seconds = saved["seconds"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"the checkpoint does not fit this network and its settings: {reason}") from None
+
+
+def lr_at(settings: Settings, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step, counted from 0, over all epochs of the training."""
+    total = settings.epochs * steps_per_epoch
+    rise = round(settings.warm_up * steps_per_epoch)
+    if step < rise:
+        return settings.lr * (step + 1) / rise
+    done, span = step - rise, max(total - rise, 1)
+    match settings.schedule:
+        case "constant":
+            return settings.lr
+        case "cosine":
+            return settings.lr * schedules.cosine(done, span)
+        case "one-cycle":
+            return settings.lr * schedules.one_cycle(done, span) if span > 1 else settings.lr
+        case "step":
+            return settings.lr * schedules.step_decay(done, settings.step_epochs * steps_per_epoch, settings.gamma)
+        case _:
+            return settings.lr * schedules.exponential(done // steps_per_epoch, settings.gamma)
+
+
+def initialise_normal(model: nn.Module) -> None:
+    """Every weight drawn from N(0, 0.01²) and every bias set to 0, as the source does it for its first networks."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            init.normal_(parameter, 0.0, 0.01)
+        else:
+            init.zeros_(parameter)
+
+
+def _optimizer(model: nn.Module, settings: Settings):
+    family: Any = optim if settings.by_hand else torch.optim
+    if settings.optimizer == "sgd":
+        return family.SGD(
+            model.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov and settings.momentum > 0,
+            weight_decay=settings.weight_decay,
+        )
+    kind = family.AdamW if settings.optimizer == "adamw" else family.Adam
+    return kind(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)

@@ -1,0 +1,27 @@
+"""What a network is trained for: its loss, and what is counted besides."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as library
+
+from byhand import ops
+from byhand.training.settings import Settings
+
+CLASSIFICATION, REGRESSION = "classification", "regression"
+
+
+def loss_of(task: str, outputs: Tensor, targets: Tensor, settings: Settings) -> Tensor:
+    """The mean loss of a batch in the hand of the settings: cross-entropy from logits, or the source's ½ (ŷ − y)²."""
+    if task == CLASSIFICATION:
+        family = ops if settings.by_hand else library
+        return family.cross_entropy(outputs, targets, label_smoothing=settings.label_smoothing)
+    if settings.by_hand:
+        return ops.squared_loss(outputs, targets, reduction="mean")
+    return library.mse_loss(outputs, targets) / 2
+
+
+def correct_of(task: str, outputs: Tensor, targets: Tensor) -> Tensor:
+    """How many of the batch have their largest logit at the label, int64 (); 0 for a regression."""
+    if task == CLASSIFICATION:
+        return (outputs.argmax(1) == targets).sum()
+    return torch.zeros((), dtype=torch.int64, device=outputs.device)
