@@ -31,9 +31,9 @@ def read_image(
     - A picture that already has this size is left as it is otherwise, so that an exported image of the data set comes
       back exactly. Its ground is the median of the four corners: clothes of Fashion-MNIST reach the border.
     - Else the ground is subtracted. With `centre`, as MNIST was made (LeCun et al. 1998, section III.A): the ink is
-      stretched to 255, cropped to what is drawn, scaled with its proportions kept into 20/28 of the size, and laid so
-      that its centre of mass is at pixel (H/2, W/2). Sizes under 16 have no margin, and what is drawn lies in the
-      middle by its extent: the UCI 8×8 digits fill their field.
+      stretched to 255, cropped to what is drawn, scaled with its proportions kept into 20/28 of the size, stretched
+      again, and laid so that its centre of mass is at pixel (H/2, W/2). Sizes under 16 have no margin, and what is
+      drawn lies in the middle by its extent: the UCI 8×8 digits fill their field.
     - Without `centre`, as Fashion-MNIST was made (Xiao et al. 2017, section 2; without its sharpening): cropped, the
       longer side scaled to the whole size, laid in the middle.
 
@@ -73,6 +73,8 @@ def read_image(
     drawn = _scaled(_cropped(ink, _DRAWN if centre else _DIM), height - 2 * margin, width - 2 * margin)
     if not drawn.any():  # specks so far apart that they vanish when they are made small
         raise _nothing_drawn(path)
+    if centre:  # the line of a thin pen is faint now
+        drawn = (drawn * (255 / drawn.max())).round().astype(np.uint8)
     top, left = _corner(drawn, height, width, by_mass=as_mnist)
     field = np.zeros((height, width), np.uint8)
     field[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from byhand.errors import RunError, SettingsError, ShapeError
+from byhand.errors import RunError, SettingsError
 from byhand.runs import storage
 from byhand.runs.records import append_line, open_lines, plain, read_json, read_lines, write_json, write_lines
 
@@ -231,27 +231,20 @@ class Run:
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 images (N, C, H, W) of the data set as the float32 batch that the network takes; on the same device.
 
-        recipe["preparation"] is {"size": pixels or null, "fit": "resize", "pad" or null, "mean": ..., "std": ...}; a
-        regression's features come back as they are.
+        recipe["preparation"] is {"size": pixels or null, "fit": "resize", "pad" or null, "mean": ..., "std": ...}, see
+        `byhand.data.preparation`; a regression's features come back as they are.
 
         Raises:
             ShapeError: images of a shape that cannot be made to fit.
-            RunError: recipe.json asks for a way to fit that does not exist.
+            RunError: recipe.json holds no such preparation.
         """
-        from byhand.data import augment
+        from byhand.data.preparation import Preparation
 
-        preparation = self._recipe.get("preparation")
-        if self._recipe.get("task") == "regression" or not preparation:
-            return images
-        size, fit = preparation.get("size"), preparation.get("fit")
-        if size is not None and tuple(images.shape[2:]) != (size, size):
-            if fit == "resize":
-                images = augment.resize(images, size)
-            elif fit == "pad":
-                images = augment.pad(images, _padding(images, size))
-            else:
-                raise RunError(f'{self.path / RECIPE}: "fit" is {fit!r}, but must be "resize" or "pad" for size {size}')
-        return augment.to_float(images, preparation.get("mean", 0.0), preparation.get("std", 1.0))
+        try:
+            preparation = Preparation.of(self._recipe.get("preparation"))
+        except (TypeError, SettingsError) as error:
+            raise RunError(f'{self.path / RECIPE}: "preparation" cannot be used: {error}') from None
+        return preparation(images)
 
     def logits(self, images: Tensor, batch_size: int = 1000) -> Tensor:
         """What the network says of images as the data set holds them, (N, C, H, W) uint8 -> (N, num_classes) float32.
@@ -298,7 +291,8 @@ class Run:
 def _label(recipe: Mapping[str, Any]) -> str:
     """RECIPE-PLAN-sSEED, of letters that any file system takes."""
     name = recipe.get("recipe") or recipe.get("name") or "run"
-    parts = [str(name), str(recipe.get("plan") or "custom"), f"s{recipe.get('seed', 0)}"]
+    seed = recipe.get("seed", (recipe.get("settings") or {}).get("seed", 0))
+    parts = [str(name), str(recipe.get("plan") or "custom"), f"s{seed}"]
     return re.sub(r"[^\w.-]+", "-", "-".join(parts))[:100]
 
 
@@ -327,17 +321,6 @@ def _nearest(path: Path) -> str:
     names = [entry.name for entry in parent.iterdir() if (entry / RECIPE).exists()] if parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     return f"; did you mean {parent / near[0]}?" if near else "; `byhand train` makes one in runs/"
-
-
-def _padding(images: Tensor, size: int) -> int:
-    """The pixels of padding on each side that bring the images to size × size."""
-    height, width = images.shape[2:]
-    amount = (size - height) // 2
-    if amount < 0 or (height + 2 * amount, width + 2 * amount) != (size, size):
-        raise ShapeError(
-            f"images of {height}×{width} cannot be padded evenly to {size}×{size}; give those of the data set"
-        )
-    return amount
 
 
 def _check_same_network(model: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> None:
