@@ -436,7 +436,7 @@ def test_a_regression_predicts_values_from_features_as_they_are(tmp_path):
 
 
 def test_runs_are_compared_by_their_results_and_what_differs_in_their_settings(tmp_path, finished):
-    going = new_run(tmp_path, seed=4, settings={"batch_size": 64, "lr": 0.5})
+    going = new_run(tmp_path, seed=4, settings={"batch_size": 64, "lr": 0.5, "seed": 4}, goal={"accuracy": [0.9, 1]})
     going.log(record(1) | {"loss": 0.7})
     going.log(record(2) | {"loss": 0.6})
     fresh = new_run(tmp_path, settings={"batch_size": 64, "lr": 0.01})

@@ -6,7 +6,9 @@ from typing import Any
 
 from byhand.runs.run import Run
 
-_OWN_COLUMNS = ("recipe", "name", "plan", "seed", "epochs", "by_hand")
+# What has its own column, and what follows from the recipe's name: neither explains a difference between two runs.
+_OWN_COLUMNS = ("recipe", "name", "plan", "seed", "settings.seed", "by_hand", "settings.by_hand")
+_FOLLOWING = ("reported", "goal", "changed", "class_names", "input_shape")
 
 
 def compare(runs: Iterable["Run | str | os.PathLike[str]"]) -> list[dict[str, Any]]:
@@ -14,7 +16,7 @@ def compare(runs: Iterable["Run | str | os.PathLike[str]"]) -> list[dict[str, An
 
     Keys: name (of the directory), recipe, plan, seed, epochs (done so far), accuracy or max_weight_error, loss,
     seconds, by_hand, reached (the source's result, None where it reports none), finished, and settings: {dotted name:
-    value} of everything in recipe.json, and of device and threads, in which not all of these runs agree. A run without
+    value} of everything else in recipe.json in which not all of these runs agree. A run without
     result.json has finished False and the numbers of its last epoch, measured while it trained; what nobody has
     measured is None.
 
@@ -58,10 +60,9 @@ def _seconds(history: list[dict[str, Any]]) -> float | None:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """Everything that could explain a difference, by dotted names; what has its own column is left out."""
-    environment = run.environment()
-    machine = {key: environment.get(key) for key in ("device", "threads")}
-    return _flat({key: value for key, value in run.recipe().items() if key not in _OWN_COLUMNS}) | machine
+    """Everything that could explain a difference, by dotted names."""
+    flat = _flat({key: value for key, value in run.recipe().items() if key not in _FOLLOWING})
+    return {key: value for key, value in flat.items() if key not in _OWN_COLUMNS}
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
