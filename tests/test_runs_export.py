@@ -27,12 +27,13 @@ LENET = {
     "task": "classification",
     "network": {"name": "lenet5", "options": {"activation": "tanh"}},
     "preparation": {"size": 32, "fit": "pad", "mean": 0.286, "std": 0.353},
+    "input_shape": [1, 28, 28],
+    "class_names": list(FASHION_MNIST.class_names),
 }
-DATA = {"fashion": {"name": "fashion-mnist"}, "line": {"name": "synthetic-linear"}, "digits": {"name": "digits"}}
 
 
-def finished_run(folder, recipe, data):
-    run = Run.create(folder, recipe, {"device": "cpu", "threads": 1, "data": data})
+def finished_run(folder, recipe):
+    run = Run.create(folder, recipe, {"device": "cpu", "threads": 1})
     network = recipe["network"]
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -43,7 +44,7 @@ def finished_run(folder, recipe, data):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return finished_run(tmp_path_factory.mktemp("runs"), LENET, DATA["fashion"])
+    return finished_run(tmp_path_factory.mktemp("runs"), LENET)
 
 
 @pytest.fixture(scope="module")
@@ -83,22 +84,19 @@ def test_onnxruntime_gives_the_logits_of_the_run_for_any_batch_size(run, onnx_fi
 
 
 @pytest.mark.parametrize(
-    ("network", "options", "data", "shape"),
+    ("network", "options", "input_shape", "shape"),
     [
-        ("linear-regression", {}, "line", (3,)),
-        ("mlp", {"widths": [64, 16, 10], "dropout": 0.5}, "digits", (1, 8, 8)),
+        ("linear-regression", {}, [3], (3,)),
+        ("mlp", {"widths": [64, 16, 10], "dropout": 0.5}, [1, 8, 8], (1, 8, 8)),
         ("lenet5", {"activation": "sigmoid"}, None, (1, 32, 32)),
     ],
-    ids=["features", "another image size than the network's usual one", "data of one's own"],
+    ids=["features", "another image size than the network's usual one", "a record without the shape"],
 )
-def test_what_onnx_takes_follows_the_data_of_the_run(tmp_path, network, options, data, shape):
+def test_what_onnx_takes_follows_the_data_of_the_run(tmp_path, network, options, input_shape, shape):
     pytest.importorskip("onnxscript")
-    recipe = {"recipe": "x", "task": "regression" if data == "line" else "classification"}
-    recipe["network"] = {"name": network, "options": options}
-    run = finished_run(tmp_path, recipe, DATA.get(data))
+    recipe = {"recipe": "x", "task": "regression" if len(shape) == 1 else "classification", "input_shape": input_shape}
+    run = finished_run(tmp_path, recipe | {"network": {"name": network, "options": options}, "preparation": {}})
     batch = torch.randn(7, *shape, generator=torch.Generator().manual_seed(0))
-    if data == "digits":
-        batch = run.prepare(torch.full((7, *shape), 9, dtype=torch.uint8)).float()
     found = run_onnx(export(run, "onnx"), batch)
     np.testing.assert_allclose(found, run.model()(batch).detach().numpy(), rtol=0, atol=1e-5)
 
@@ -209,6 +207,6 @@ def test_a_network_that_torch_cannot_export_is_one_line_and_leaves_no_file(run, 
 def test_a_folder_that_does_not_exist_and_a_run_without_weights_are_one_line(run, tmp_path):
     with pytest.raises(RunError, match=r"nowhere does not exist; make the folder first"):
         export(run, "safetensors", tmp_path / "nowhere" / "x.safetensors")
-    unfinished = Run.create(tmp_path, LENET, {"data": None})
+    unfinished = Run.create(tmp_path, LENET, {})
     with pytest.raises(RunError, match=r"has no model\.safetensors"):
         export(unfinished, "safetensors")

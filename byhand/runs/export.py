@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from byhand.errors import RunError, UnknownName, unknown_name
+from byhand.errors import RunError, unknown_name
+from byhand.models import network
 from byhand.runs import run as files
 from byhand.runs.run import Run
 from byhand.runs.storage import write_atomically
@@ -75,40 +76,26 @@ def _target(run: Run, to: str, path: str | os.PathLike[str] | None) -> Path:
 def _facts(run: Run) -> dict[str, Any]:
     from byhand import __version__
 
-    recipe, entry = run.recipe(), _data_entry(run)
-    network = recipe.get("network") or {}
+    recipe = run.recipe()
+    built = recipe.get("network") or {}
     return {
-        "network": network.get("name"),
-        "options": network.get("options") or {},
+        "network": built.get("name"),
+        "options": built.get("options") or {},
         "preparation": recipe.get("preparation"),
-        "class_names": recipe.get("class_names") or (list(entry.class_names) if entry else []),
+        "class_names": recipe.get("class_names") or [],
         "recipe": recipe.get("recipe") or recipe.get("name"),
         "byhand": __version__,
     }
 
 
-def _data_entry(run: Run) -> Any:
-    """The catalogue's entry of the data that the run was trained on, None where neither record names one of ours."""
-    from byhand.data import entry
-
-    recipe = run.recipe()
-    recorded = run.environment().get("data")
-    for name in (recipe.get("data"), recipe.get("dataset"), recorded.get("name") if recorded else None):
-        if isinstance(name, str):
-            with contextlib.suppress(UnknownName):
-                return entry(name)
-    return None
-
-
 def _example(run: Run) -> Tensor:
     """A float batch of two that the network takes; of one, torch.export would fix the size."""
-    from byhand.models import network
-
-    entry = _data_entry(run)
-    if entry is None:
-        return torch.zeros(2, *network(run.recipe()["network"]["name"]).input_shape)
-    dtype = torch.float32 if len(entry.shape) == 1 else torch.uint8
-    return run.prepare(torch.zeros(2, *entry.shape, dtype=dtype))
+    recipe = run.recipe()
+    shape = recipe.get("input_shape")
+    if not shape:
+        return torch.zeros(2, *network(recipe["network"]["name"]).input_shape)
+    dtype = torch.float32 if recipe.get("task") == "regression" else torch.uint8
+    return run.prepare(torch.zeros(2, *shape, dtype=dtype))
 
 
 def _onnx(model: nn.Module, example: Tensor, metadata: dict[str, str]) -> bytes:
