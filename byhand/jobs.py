@@ -1,6 +1,6 @@
 """From a recipe to a run: everything that the command line does, as functions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from byhand.errors import NonFiniteLoss, RunError, SettingsError
 from byhand.ops import least_squares
 from byhand.recipes import DEFAULT, Recipe, recipe
 from byhand.runs.environment import environment
+from byhand.runs.picture import read_image
 from byhand.runs.run import Run
 from byhand.training.device import device_named
 from byhand.training.evaluate import Measured, evaluate
@@ -242,3 +243,32 @@ def _prepare_machine(settings: Settings) -> torch.device:
 def _dataset(chosen: Recipe, settings: Settings, data_dir, progress: Progress | None) -> Dataset:
     dataset = data.load(chosen.dataset, data_dir, progress=progress, seed=settings.seed)
     return dataset.hold_out(settings.hold_out) if settings.hold_out else dataset
+
+
+def predict_files(run: Run, paths: Sequence[str | Path], top: int = 3) -> list[dict[str, Any]]:
+    """What the network of a run sees in each picture: its path, the most probable label and name, and the ``top`` ones.
+
+    All pictures are read before the first is answered. Raises SettingsError for a regression or ``top`` below 1,
+    DataError for a file that is not a picture.
+    """
+    record = run.recipe()
+    if record["task"] == REGRESSION:
+        raise SettingsError(f"{run.path} is a regression of {record['input_shape'][0]} numbers; it takes no pictures")
+    if top < 1:
+        raise SettingsError(f"top={top} must be at least 1")
+    channels, height, width = record["input_shape"]
+    # Digits were centred when their data sets were made; the photographs of clothes fill their frame.
+    centre = record["dataset"] != "fashion-mnist"
+    images = [read_image(path, (height, width), channels, centre) for path in paths]
+    if not images:
+        raise SettingsError("no picture was given; expected one or more image files")
+    names = record["class_names"]
+    answers = []
+    for path, probabilities in zip(paths, run.predict(torch.cat(images)), strict=True):
+        best = probabilities.topk(min(top, len(names)))
+        seen = [
+            {"label": int(i), "name": names[i], "probability": float(p)}
+            for p, i in zip(best.values, best.indices.tolist(), strict=True)
+        ]
+        answers.append({"image": str(path), "label": seen[0]["label"], "name": seen[0]["name"], "top": seen})
+    return answers

@@ -9,19 +9,19 @@ from byhand.ops.tape import operation
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """The axes from ``start_dim`` to ``end_dim`` as one, (B, C, H, W) -> (B, C·H·W) with start_dim=1.
 
-    The gradient is the same numbers in the shape that came in.
+    The gradient is the same numbers in the shape that came in. As in torch the result shares its memory with an input
+    that lies in order; only another one is copied.
     """
-    return _flatten(input, start_dim, end_dim)
+    shape = torch.empty(input.shape, device="meta").flatten(start_dim, end_dim).shape  # torch's rules and its errors
+    return input.view(shape) if input.is_contiguous() else _flatten(input, shape)
 
 
-def flatten_forward(x: Tensor, start_dim: int, end_dim: int):
-    y = torch.flatten(x, start_dim, end_dim)
-    # autograd asks for a new tensor, not for its own argument, where there is nothing to flatten
-    return y.view(y.shape) if y is x else y, (x.shape,)
+def flatten_forward(x: Tensor, shape: torch.Size):
+    return x.contiguous().view(shape), (x.shape,)
 
 
 def flatten_backward(needed, grad: Tensor, shape: torch.Size):
-    return grad.reshape(shape), None, None
+    return grad.reshape(shape), None
 
 
 _flatten = operation(flatten_forward, flatten_backward)

@@ -16,7 +16,7 @@ def hypercomplex_weight(rules: Tensor, blocks: Tensor) -> Tensor:
     Raises ShapeError where the rules are not n × n × n or the blocks are not n.
     Source: Zhang et al., Beyond Fully-Connected Layers with Quaternions (2021), equations 3 to 5.
     """
-    n = len(rules)
+    n = len(rules) if rules.ndim else 0
     if rules.shape != (n, n, n):
         raise ShapeError(f"rules have shape {tuple(rules.shape)}; they must be n matrices of n × n")
     if blocks.ndim != 3 or len(blocks) != n:

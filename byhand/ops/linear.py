@@ -29,19 +29,23 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None):
-    y = x.reshape(-1, x.shape[-1]) @ weight.T  # leading axes folded: one matrix product
+    y = _rows(x) @ weight.T  # leading axes folded: one matrix product
     if bias is not None:
         y += bias
     return y.view(*x.shape[:-1], len(weight)), (x, weight)
 
 
 def linear_backward(needed, grad: Tensor, x: Tensor, weight: Tensor):
-    g = grad.reshape(-1, len(weight))
+    g = _rows(grad)
     return (
         (g @ weight).view(x.shape) if needed[0] else None,
-        g.T @ x.reshape(-1, x.shape[-1]) if needed[1] else None,
+        g.T @ _rows(x) if needed[1] else None,
         g.sum(0) if needed[2] else None,
     )
 
 
 _linear = operation(linear_forward, linear_backward)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(x.shape[:-1].numel(), x.shape[-1])  # a count, not −1: one axis may be empty

@@ -15,8 +15,7 @@ def softmax(input: Tensor, dim: int | None = None) -> Tensor:
 
 
 def softmax_forward(o: Tensor, dim: int):
-    # p does not change when a constant leaves every logit; without the largest one, no exp() overflows.
-    e = torch.exp(o - o.amax(dim, keepdim=True))
+    e = torch.exp(below_zero(o, dim))
     p = e / e.sum(dim, keepdim=True)
     return p, (p, dim)
 
@@ -37,7 +36,7 @@ def log_softmax(input: Tensor, dim: int | None = None) -> Tensor:
 
 
 def log_softmax_forward(o: Tensor, dim: int):
-    o = o - o.amax(dim, keepdim=True)  # exp() of a large logit would overflow
+    o = below_zero(o, dim)
     log_p = o - torch.exp(o).sum(dim, keepdim=True).log()
     return log_p, (log_p, dim)
 
@@ -47,6 +46,11 @@ def log_softmax_backward(needed, grad: Tensor, log_p: Tensor, dim: int):
 
 
 _log_softmax = operation(log_softmax_forward, log_softmax_backward)
+
+
+def below_zero(o: Tensor, dim: int) -> Tensor:
+    """The logits less the largest of them along ``dim``: p is unchanged, and no exp() overflows."""
+    return o - o.amax(dim, keepdim=True) if o.numel() else o  # nothing has no largest
 
 
 def _axis(input: Tensor, dim: int | None) -> int:

@@ -23,7 +23,9 @@ def operation(forward: Callable, backward: Callable) -> Callable:
         # gradient; the rest (sizes, strides, flags) is kept as it is.
         ctx.save_for_backward(*(item for item in saved if isinstance(item, Tensor)))
         ctx.plain = [None if isinstance(item, Tensor) else (item,) for item in saved]
-        return output
+        # A result that forward reshaped at the end is a view of its own work, which nobody else sees; autograd would
+        # forbid the caller to change it in place. No forward may return a view of an argument.
+        return output.detach()
 
     @once_differentiable
     def backward_on_tape(ctx, grad):

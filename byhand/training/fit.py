@@ -95,7 +95,7 @@ def _step(state: State, inputs: Tensor, targets: Tensor, lr: float, task: str) -
     if not math.isfinite(value):
         raise NonFiniteLoss(
             f"the loss became {value} in epoch {state.epoch + 1}, step {state.position + 1}, at lr={lr:.3g}; the "
-            f"weights of the last checkpoint are kept. Try a lower lr (now {settings.lr:g}), a warm-up, or normalised inputs"
+            f"weights of the last checkpoint are kept. Try a lower lr (now {settings.lr:g}), or a warm-up"
         )
     optimizer.zero_grad()
     # The mean over the batch; the source instead divides the sum by the fixed batch size, also for a smaller last

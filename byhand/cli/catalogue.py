@@ -1,0 +1,103 @@
+"""`byhand list` and `byhand show`: what there is, and what a network is made of."""
+
+from typing import Annotated, Any
+
+import typer
+
+from byhand.cli.options import Json
+from byhand.cli.output import emit, table
+
+KINDS = ("recipes", "networks", "data")
+
+
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="recipes, networks or data; all of them unless given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the recipes with their plans, the networks and the data sets."""
+    from byhand.data import DATASETS
+    from byhand.errors import unknown_name
+    from byhand.models import NETWORKS
+    from byhand.recipes import DEFAULT, RECIPES
+
+    if kind is not None and kind not in KINDS:
+        raise unknown_name("list", kind, KINDS)
+    recipes: list[dict[str, Any]] = [
+        {
+            "kind": "recipe",
+            "name": one.name,
+            "title": one.title,
+            "section": one.section,
+            "network": one.network,
+            "dataset": one.dataset,
+            "plans": {name: plan.settings.epochs for name, plan in one.plans.items()},
+            "source_accuracy": one.reported.get("accuracy"),
+            "default": one is DEFAULT,
+        }
+        for one in RECIPES
+    ]
+    networks = [
+        {"kind": "network", "name": n.name, "title": n.title, "input_shape": n.input_shape, "source": n.source}
+        for n in NETWORKS
+    ]
+    sets = [
+        {"kind": "data", "name": d.name, "title": d.title, "train": d.num_train, "test": d.num_test, "shape": d.shape}
+        for d in DATASETS
+    ]
+    chosen = {"recipes": recipes, "networks": networks, "data": sets}
+    if as_json:
+        for name in KINDS if kind is None else (kind,):
+            for record in chosen[name]:
+                emit(record)
+        return
+    if kind in (None, "recipes"):
+        table(
+            ("recipe", "network", "data set", "plans (epochs)", "source"),
+            [
+                (
+                    f"{r['name']} (default)" if r["default"] else r["name"],
+                    r["network"],
+                    r["dataset"],
+                    ", ".join(f"{plan} {epochs}" for plan, epochs in r["plans"].items()),
+                    r["source_accuracy"],
+                )
+                for r in recipes
+            ],
+            "Recipes: byhand train RECIPE [--plan PLAN]",
+            numbers=1,
+        )
+    if kind in (None, "networks"):
+        rows = [(n["name"], n["title"], _shape(n["input_shape"]), n["source"]) for n in networks]
+        table(("network", "title", "input", "source"), rows, "Networks: byhand show NETWORK, byhand prove NETWORK")
+    if kind in (None, "data"):
+        sets_rows = [(d["name"], d["title"], _shape(d["shape"]), d["train"], d["test"]) for d in sets]
+        table(("data set", "title", "shape", "training", "test"), sets_rows, "Data sets: byhand data", numbers=2)
+
+
+def show(
+    network: Annotated[str, typer.Argument(help="A name from `byhand list networks`.")],
+    as_json: Json = False,
+) -> None:
+    """Show a network's layers: output shape, parameters, multiply-adds and bytes for one input."""
+    from byhand import models
+    from byhand.models.cost import COLUMNS, cells, layer_table, total
+
+    entry = models.network(network)
+    rows = layer_table(entry.build(), entry.input_shape)
+    whole = total(rows)
+    if as_json:
+        for row in rows:
+            emit({"network": network, **_record(row)})
+        emit({"network": network, **_record(whole), "name": "total"})
+        return
+    title = f"{entry.title} ({entry.source}), input {_shape(entry.input_shape)}, float32"
+    table(COLUMNS, [cells(row) for row in (*rows, whole)], title, numbers=4)
+
+
+def _record(row: Any) -> dict[str, Any]:
+    names = ("name", "kind", "output_shape", "parameters", "multiply_adds", "parameter_bytes", "output_bytes")
+    return {name: getattr(row, name) for name in names}
+
+
+def _shape(shape: Any) -> str:
+    return " × ".join(str(size) for size in shape)

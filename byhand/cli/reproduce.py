@@ -1,0 +1,58 @@
+"""`byhand reproduce`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from byhand.cli.options import DataDir, Json, RunsDir
+from byhand.cli.output import emit, table
+
+
+def reproduce(
+    recipes: Annotated[
+        list[str] | None, typer.Argument(metavar="[RECIPE...]", help="All of them unless given.")
+    ] = None,
+    plan: Annotated[list[str] | None, typer.Option(help="book, fast, best; may be given several times.")] = None,
+    seeds: Annotated[int, typer.Option(help="How many seeds, counted from 0.")] = 3,
+    by_hand: Annotated[bool, typer.Option("--by-hand", help="Layers, loss and optimizer written by hand.")] = False,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; as torch finds them unless given.")] = None,
+    data_dir: DataDir = None,
+    runs_dir: RunsDir = Path("runs"),
+    results_dir: Annotated[Path, typer.Option(help="Folder that the tables are written to.")] = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Run recipes as they stand and set the results beside the source's; exits with 1 where a goal is missed."""
+    from byhand.recipes import RECIPES
+    from byhand.recipes import recipe as named
+
+    chosen = [named(name) for name in recipes] if recipes else list(RECIPES)
+    jobs = [(one, name) for one in chosen for name in (plan or one.plans)]
+    for one, name in jobs:
+        one.plan(name)
+
+    from byhand.cli.progress import follow
+    from byhand.reproduce import rows_of, run_plan
+
+    missed = False
+    for one, name in jobs:
+        typer.echo(f"{one.name}, plan {name}, {seeds} seeds", err=True)
+        found = run_plan(
+            one,
+            name,
+            range(seeds),
+            follow,
+            data_dir=data_dir,
+            runs_dir=runs_dir,
+            results_dir=results_dir,
+            by_hand=by_hand,
+            **({} if threads is None else {"threads": threads}),
+        )
+        missed |= found["reached"] is False
+        if as_json:
+            emit(found)
+        else:
+            columns = ("measure", "source", "here (mean)", "spread", "goal", "reached")
+            table(columns, rows_of(found), f"{one.name}, plan {name}: {seeds} seeds", numbers=0)
+    if missed:
+        raise typer.Exit(1)

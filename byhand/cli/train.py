@@ -1,0 +1,126 @@
+"""`byhand train` and `byhand resume`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from byhand.cli.options import DataDir, Json, Lang, RunPath, RunsDir, Show, check_language
+from byhand.cli.output import cell, emit, fail, table
+
+if TYPE_CHECKING:
+    from byhand.jobs import Training
+
+Plots = Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the pictures at the end.")]
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A name from `byhand list`; LeNet-5 on the digits unless given.")
+    ] = None,
+    plan: Annotated[str, typer.Option(help="book: the source's settings; fast; best.")] = "fast",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    hold_out: Annotated[
+        float | None, typer.Option(help="Measure on this share of the training images, not on the test set.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; as torch finds them unless given.")] = None,
+    by_hand: Annotated[bool, typer.Option("--by-hand", help="Layers, loss and optimizer written by hand.")] = False,
+    data_dir: DataDir = None,
+    runs_dir: RunsDir = Path("runs"),
+    lang: Lang = "en",
+    plots: Plots = True,
+    show: Show = False,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe on the real data: progress, checkpoints, pictures and a run directory."""
+    check_language(lang)
+    from byhand.recipes import DEFAULT
+    from byhand.recipes import recipe as named
+
+    name = recipe or DEFAULT.name
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "hold_out": hold_out,
+        "device": device,
+        "threads": threads,
+    }
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    changes |= {"seed": seed} | ({"by_hand": True} if by_hand else {})
+    named(name).plan(plan).settings.replace(**changes)  # a wrong setting is told before torch is even imported
+
+    from byhand import jobs
+    from byhand.cli.data import download_progress
+
+    with download_progress() as progress:
+        training = jobs.start(name, plan, data_dir=data_dir, runs_dir=runs_dir, progress=progress, **changes)
+    _complete(training, lang, plots, show, as_json)
+
+
+def resume(
+    run: RunPath,
+    data_dir: DataDir = None,
+    lang: Lang = "en",
+    plots: Plots = True,
+    show: Show = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with a training that was interrupted, as if it had not been."""
+    check_language(lang)
+    from byhand import jobs
+    from byhand.cli.data import download_progress
+
+    with download_progress() as progress:
+        training = jobs.resume(run, data_dir=data_dir, progress=progress)
+    _complete(training, lang, plots, show, as_json)
+
+
+def _complete(training: "Training", lang: str, plots: bool, show: bool, as_json: bool) -> None:
+    from byhand.cli.progress import follow
+
+    follow(training)
+    if training.interrupted:
+        training.save()
+        state = training.state
+        where = f"epoch {state.epoch + 1}, step {state.position}" if state.position else f"{state.epoch} epochs"
+        raise typer.Exit(fail(f"interrupted after {where}; go on with: byhand resume {training.run.path}", 130))
+    result = training.finish()
+    drawn = []
+    if plots or show:
+        from byhand import plots as pictures
+
+        drawn = pictures.save_figures(training.run, training.data, lang)
+        if show:
+            pictures.show(drawn)
+    if as_json:
+        emit(result)
+        return
+    table(
+        ("measure", "here", "source"), list(_measures(result)), f"{result['recipe']}, plan {result['plan']}", numbers=2
+    )
+    typer.echo(f"run: {training.run.path}")
+    if drawn:
+        typer.echo(f"pictures: {training.run.path / 'figures'} ({', '.join(path.stem for path in drawn)})")
+
+
+def _measures(result: dict[str, Any]):
+    names = {
+        "accuracy": f"accuracy, {result['measured_on']}",
+        "loss": f"loss, {result['measured_on']}",
+        "max_weight_error": "largest error of a weight",
+        "closed_form_error": "largest distance from the closed form",
+        "train_accuracy": "accuracy, training images",
+        "train_loss": "loss, training images",
+        "seconds": "seconds of training",
+    }
+    for key, name in names.items():
+        if result.get(key) is not None:
+            yield name, result[key], result["source"].get(key)
+    if result["reached"] is not None:
+        goal = ", ".join(f"{key} {cell(low)} to {cell(high)}" for key, (low, high) in result["goal"].items())
+        yield f"reached ({goal})", result["reached"], None
