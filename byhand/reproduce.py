@@ -56,13 +56,14 @@ def run_plan(
     # An error of a weight must stay under its limit in every run; for the others the mean is what is asked for.
     asked = {key: means[key]["most" if key.endswith("_error") else "mean"] for key in means}
     hand = " --by-hand" if settings.get("by_hand") else ""
+    threads = f" --threads {settings['threads']}" if settings.get("threads") else ""
     record = {
         "recipe": recipe.name,
         "plan": plan,
         "network": recipe.network,
         "dataset": recipe.dataset,
         "section": recipe.section,
-        "command": f"byhand reproduce {recipe.name} --plan {plan} --seeds {len(seeds)}{hand}",
+        "command": f"byhand reproduce {recipe.name} --plan {plan} --seeds {len(seeds)}{hand}{threads}",
         "seeds": seeds,
         "epochs": results[0]["epochs"],
         "source": dict(recipe.reported),
@@ -111,7 +112,7 @@ def overview(folder: Path) -> str:
         "",
         "Means over the seeds and their standard deviation, on the test set with the final weights; training loss and",
         "accuracy of `book` are those summed up while the last epoch ran, as the source does it. Each row's command",
-        "gives it again; the JSON file beside has every seed, all settings, versions, machine and the checksums of the data.",
+        "gives it again; the JSON file beside has every seed, all settings, versions, machine and checksums of the data.",
         "",
         "| recipe | plan | epochs | measure | source | here | goal | reached | seconds a run | command |",
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from byhand.errors import SettingsError, ShapeError, TargetError
 from byhand.ops.losses import reduce
+from byhand.ops.softmax import below_zero
 from byhand.ops.tape import operation
 
 
@@ -17,6 +18,7 @@ def one_hot(target: Tensor, num_classes: int = -1) -> Tensor:
         if target.numel() == 0:
             raise TargetError("num_classes=-1 takes the largest label, but there is none; give num_classes")
         num_classes = int(target.max()) + 1
+    target = _labels(target)
     _check_labels(target, num_classes)
     return (target[..., None] == torch.arange(num_classes, device=target.device)).long()
 
@@ -44,10 +46,13 @@ def cross_entropy(
         raise SettingsError(f"label_smoothing={label_smoothing} must lie in 0..1")
     axis, num_classes = _class_axis(input, weight)
     if target.is_floating_point():
+        if ignore_index >= 0:
+            raise SettingsError(f"ignore_index={ignore_index} goes with labels, but the target is a distribution")
         if target.shape != input.shape:
             raise ShapeError(f"a distribution of shape {tuple(target.shape)} does not fit logits {tuple(input.shape)}")
         losses = _soft_cross_entropy(input, target, weight, label_smoothing, axis)
         return _mean(losses, losses.numel()) if reduction == "mean" else reduce(losses, reduction)
+    target = _labels(target)
     wanted = _wanted(input, target, weight, ignore_index, label_smoothing, axis, num_classes)
     losses = _cross_entropy(input, wanted, axis)
     return (
@@ -65,6 +70,7 @@ def nll_loss(
     ``mean``, ``weight``, ``ignore_index`` and the errors as in ``cross_entropy``.
     """
     axis, num_classes = _class_axis(input, weight)
+    target = _labels(target)
     wanted = _wanted(input, target, weight, ignore_index, 0.0, axis, num_classes)
     losses = _nll(input, wanted, axis)
     return (
@@ -75,14 +81,13 @@ def nll_loss(
 
 
 def cross_entropy_forward(o: Tensor, q: Tensor, axis: int):
-    o = o - o.amax(axis, keepdim=True)  # exp() of a large logit would overflow
-    e = torch.exp(o)
-    total = e.sum(axis, keepdim=True)
-    losses = -_expectation(q, o - total.log(), axis)
-    return losses, (e / total, q, axis)
+    o = below_zero(o, axis)
+    log_p = o - torch.exp(o).sum(axis, keepdim=True).log()
+    return -_expectation(q, log_p, axis), (log_p, q, axis)
 
 
-def cross_entropy_backward(needed, grad: Tensor, p: Tensor, q: Tensor, axis: int):
+def cross_entropy_backward(needed, grad: Tensor, log_p: Tensor, q: Tensor, axis: int):
+    p = torch.exp(log_p)
     # softmax(o) − y where q sums to one; a class weight scales both terms, an ignored row has q = 0.
     return grad.unsqueeze(axis) * (p * q.sum(axis, keepdim=True) - q), None, None
 
@@ -94,17 +99,17 @@ def soft_cross_entropy_forward(o: Tensor, y: Tensor, weight: Tensor | None, smoo
     q = y * (1 - smoothing) + smoothing / o.shape[axis]
     if weight is not None:
         q = q * _along(weight, o, axis)
-    losses, (p, q, axis) = cross_entropy_forward(o, q, axis)
-    return losses, (p, q, axis, weight, smoothing)
+    losses, (log_p, q, axis) = cross_entropy_forward(o, q, axis)
+    return losses, (log_p, q, axis, weight, smoothing)
 
 
-def soft_cross_entropy_backward(needed, grad, p: Tensor, q: Tensor, axis: int, weight: Tensor | None, smoothing: float):
-    d_logits = cross_entropy_backward(needed, grad, p, q, axis)[0] if needed[0] else None
+def soft_cross_entropy_backward(needed, grad: Tensor, log_p: Tensor, q: Tensor, axis: int, weight, smoothing: float):
+    d_logits = cross_entropy_backward(needed, grad, log_p, q, axis)[0] if needed[0] else None
     d_target = None
     if needed[1]:
-        d_target = -grad.unsqueeze(axis) * (1 - smoothing) * p.log()
+        d_target = -grad.unsqueeze(axis) * (1 - smoothing) * log_p
         if weight is not None:
-            d_target = d_target * _along(weight, p, axis)
+            d_target = d_target * _along(weight, log_p, axis)
     return d_logits, d_target, None, None, None
 
 
@@ -144,9 +149,13 @@ def _wanted(input, target, weight, ignore_index, smoothing, axis, num_classes) -
     if target.shape != rows:
         raise ShapeError(f"labels have shape {tuple(target.shape)}; logits of {tuple(input.shape)} take {tuple(rows)}")
     ignored = target == ignore_index
-    _check_labels(target[~ignored] if input.device.type == "cpu" else target[:0], num_classes)
     classes = _along(torch.arange(num_classes, device=input.device), input, axis)
     q = (target.unsqueeze(axis) == classes).to(input.dtype)
+    if input.device.type == "cpu":
+        _check_labels(target[~ignored], num_classes)
+    else:
+        # Reading the labels would wait for the accelerator in every step; one out of range makes the loss NaN there.
+        q = torch.where(((target < 0) | (target >= num_classes)).unsqueeze(axis), torch.nan, q)
     if smoothing:
         q = q * (1 - smoothing) + smoothing / num_classes
     if weight is not None:
@@ -179,9 +188,13 @@ def _along(vector: Tensor, like: Tensor, axis: int) -> Tensor:
     return vector.view([-1 if i == axis else 1 for i in range(like.ndim)])
 
 
-def _check_labels(target: Tensor, num_classes: int) -> None:
-    if target.is_floating_point() or target.dtype == torch.bool:
+def _labels(target: Tensor) -> Tensor:
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise TargetError(f"labels are {target.dtype}; expected whole numbers, as int64")
+    return target.long()  # a uint8 would be taken for a mask where it indexes, and 156 for −100
+
+
+def _check_labels(target: Tensor, num_classes: int) -> None:
     if target.numel() and not (int(target.min()) >= 0 and int(target.max()) < num_classes):
         raise TargetError(
             f"labels run from {int(target.min())} to {int(target.max())}, but there are {num_classes} classes; "

@@ -1,5 +1,7 @@
 """Losses of regression; Dive into Deep Learning, section 3.1."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -63,12 +65,13 @@ def reduce(losses: Tensor, reduction: str) -> Tensor:
 
 def _pair(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if input.shape != target.shape:
-        # torch spreads one over the other with a warning; the result is almost always a mistake of the caller.
+        shapes = f"predictions {tuple(input.shape)} and targets {tuple(target.shape)}"
         try:
             input, target = torch.broadcast_tensors(input, target)
         except RuntimeError:
-            shapes = f"{tuple(input.shape)} and targets {tuple(target.shape)}"
-            raise ShapeError(f"predictions {shapes} do not fit together; they must have one shape") from None
+            raise ShapeError(f"{shapes} do not fit together; they must have one shape") from None
+        # As torch does: (N,) beside (N, 1) becomes N × N differences, almost always a mistake of the caller.
+        warnings.warn(f"{shapes} are spread to {tuple(input.shape)}; give them one shape", stacklevel=3)
     return input, target
 
 
