@@ -110,9 +110,9 @@ def overview(folder: Path) -> str:
     lines = [
         "# Results",
         "",
-        "Means over the seeds and their standard deviation, on the test set with the final weights; training loss and",
-        "accuracy of `book` are those summed up while the last epoch ran, as the source does it. Each row's command",
-        "gives it again; the JSON file beside has every seed, all settings, versions, machine and checksums of the data.",
+        "Means over the seeds and their standard deviation, on the test set with the final weights. Training loss and",
+        "accuracy of `book` are those summed up while the last epoch ran, as the source does it. The command gives a row",
+        "again; the JSON file beside has every seed, all settings, versions, machine and checksums of the data.",
         "",
         "| recipe | plan | epochs | measure | source | here | goal | reached | seconds a run | command |",
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -1,5 +1,8 @@
 """Cross-correlation, from one channel to many; Dive into Deep Learning, chapter 6."""
 
+from collections.abc import Iterable
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -110,7 +113,7 @@ def conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride, dilat
     O = len(weight)
     seen = windows(x, (weight.shape[2], weight.shape[3]), stride, dilation)
     B, _, _, _, H, W = seen.shape  # B C kH kW H' W'
-    columns = seen.reshape(B, groups, -1, H * W)
+    columns = seen.reshape(B, groups, weight[0].numel(), H * W)
     y = (weight.reshape(groups, O // groups, -1) @ columns).view(B, O, H, W)
     if bias is not None:
         y += bias[:, None, None]
@@ -156,14 +159,14 @@ def fold(seen: Tensor, shape: torch.Size, stride: tuple[int, int], dilation: tup
 
 def pair(name: str, value: Pair, least: int = 1) -> tuple[int, int]:
     """One number for both axes, or one for each: (height, width), each at least ``least``."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Iterable) else (value,)
     if len(values) == 1:
         values = values * 2
-    if len(values) != 2 or any(not isinstance(v, int) or v < least for v in values):
+    if len(values) != 2 or any(not isinstance(v, Integral) or v < least for v in values):
         raise SettingsError(
             f"{name}={value!r} must be a whole number of at least {least}, or two of them: height, width"
         )
-    return values
+    return int(values[0]), int(values[1])
 
 
 def padding_of(padding: Pair | str, stride: tuple[int, int], dilation: tuple[int, int], kernel: tuple[int, int]):

@@ -52,14 +52,14 @@ def largest(x: Tensor, grid) -> tuple[Tensor, Tensor]:
     """The largest value of each window and its index row · W + column, by going through the kernel's places."""
     rows, columns = grid
     padded = _padded(x, grid, value=-torch.inf if x.is_floating_point() else torch.iinfo(x.dtype).min)
-    y = padded[:, :, rows.places(0), columns.places(0)].clone()
-    where = y.new_zeros(y.shape, dtype=torch.int64)
+    y = padded[:, :, rows.places(0), columns.places(0)]
+    # Where nothing is larger than −∞ the index is that of the window's first pixel, never of the padding.
+    where = (rows.first(x.device)[:, None] * x.shape[-1] + columns.first(x.device)).expand(y.shape)
     for u in range(rows.kernel):
         for v in range(columns.kernel):
             seen = padded[:, :, rows.places(u), columns.places(v)]
             here = rows.pixels(u, x.device)[:, None] * x.shape[-1] + columns.pixels(v, x.device)
-            # The first place starts the search; from then on a NaN is larger than everything, as in torch.
-            better = (seen > y) | (seen != seen) if (u or v) else torch.ones_like(where, dtype=torch.bool)
+            better = (seen > y) | (seen != seen)  # a NaN is larger than everything, as in torch
             y, where = torch.where(better, seen, y), torch.where(better, here, where)
     return y, where
 
@@ -185,6 +185,11 @@ class Axis:
     def pixels(self, u: int, device: torch.device) -> Tensor:
         """The same as indices into the image before padding."""
         return torch.arange(self.count, device=device) * self.stride + (u * self.dilation - self.padding)
+
+    def first(self, device: torch.device) -> Tensor:
+        """The first pixel under each window that is no padding, as an index into the image."""
+        start = self.pixels(0, device)
+        return start - start.clamp(max=0) // self.dilation * self.dilation
 
     def counts(self, with_padding: bool, like: Tensor) -> Tensor:
         """How many pixels lie under each window; what hangs over the padded edge (``ceil_mode``) never counts."""
