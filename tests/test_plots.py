@@ -81,7 +81,7 @@ def regression(path):
     model, features = nn.Linear(3, 1), torch.randn(50, 3)
     dataset = SimpleNamespace(test_images=features, test_labels=torch.randn(50, 1), class_names=())
     history = [{"epoch": 1, "loss": 10.0, "lr": 0.03, "seconds": 0.1}]
-    return FakeRun(path, model, "regression", {"test_accuracy": None}, history), dataset
+    return FakeRun(path, model, "regression", {"accuracy": None}, history), dataset
 
 
 def texts(figure):
@@ -431,7 +431,7 @@ def test_pictures_of_a_classification_and_of_a_regression(tmp_path):
 
 
 def test_accuracy_of_a_run_shows_its_own_test_accuracy_beside_the_source(tmp_path):
-    run, dataset = classification(tmp_path, reported={"test_accuracy": 0.9904}, result={"accuracy": 0.9876})
+    run, dataset = classification(tmp_path, reported={"accuracy": 0.9904}, result={"accuracy": 0.9876})
     found = lines(plots.figures_of(run, dataset, only=["accuracy"])["accuracy"])
     assert starting(found, "this run") == ([3], [0.9876])
     assert list(starting(found, "source")[1]) == [0.9904, 0.9904]
@@ -542,7 +542,7 @@ def test_every_text_stands_in_both_languages_with_the_same_values():
 
 @needs_chinese_font
 def test_chinese_pictures_are_in_chinese_without_a_missing_glyph(tmp_path):
-    run, dataset = classification(tmp_path, reported={"test_accuracy": 0.99})
+    run, dataset = classification(tmp_path, reported={"accuracy": 0.99})
     run.records = [*HISTORY, {"epoch": 4, "loss": math.nan, "accuracy": 0.9}]
     found = plots.figures_of(run, dataset, "zh") | plots.figures_of(*regression(tmp_path), "zh", only="predicted")
     for name, figure in found.items():

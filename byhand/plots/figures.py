@@ -78,8 +78,10 @@ def drawings(run: "Run", dataset: "Dataset", lang: str, only: Iterable[str] | No
         return run.logits(images).detach().cpu()
 
     def accuracy() -> Figure:
-        reported = (recipe.get("reported") or {}).get("test_accuracy")
+        reported = (recipe.get("reported") or {}).get("accuracy")
         reached = (run.result() or {}).get("accuracy")  # an unfinished run has no result yet
+        if (recipe.get("settings") or {}).get("hold_out"):
+            reached = None  # measured on held-out images, whose curve is drawn; not on the test set
         return accuracy_curve(run.history(), lang, reported, reached)
 
     @functools.cache
