@@ -88,8 +88,10 @@ def cross_entropy_forward(o: Tensor, q: Tensor, axis: int):
 
 def cross_entropy_backward(needed, grad: Tensor, log_p: Tensor, q: Tensor, axis: int):
     p = torch.exp(log_p)
-    # softmax(o) − y where q sums to one; a class weight scales both terms, an ignored row has q = 0.
-    return grad.unsqueeze(axis) * (p * q.sum(axis, keepdim=True) - q), None, None
+    # softmax(o) − y where q sums to one; a class weight scales both terms, an ignored row has q = 0 and gets nothing,
+    # also where ``grad`` is infinite because no row at all counts.
+    g = torch.where((q == 0).all(axis, keepdim=True), 0, grad.unsqueeze(axis))
+    return g * (p * q.sum(axis, keepdim=True) - q), None, None
 
 
 _cross_entropy = operation(cross_entropy_forward, cross_entropy_backward)
@@ -121,7 +123,7 @@ def nll_forward(log_p: Tensor, q: Tensor, axis: int):
 
 
 def nll_backward(needed, grad: Tensor, q: Tensor, axis: int):
-    return -grad.unsqueeze(axis) * q, None, None
+    return torch.where(q == 0, 0, -grad.unsqueeze(axis) * q), None, None
 
 
 _nll = operation(nll_forward, nll_backward)
