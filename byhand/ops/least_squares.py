@@ -27,6 +27,8 @@ def least_squares(X: Tensor, y: Tensor, minimum_norm: bool = False) -> Tensor:
         raise ShapeError(
             f"X {tuple(X.shape)} and y {tuple(y.shape)} must be (N, d) and (N,) or (N, m), none of them empty"
         )
+    if X.dtype != y.dtype or not X.is_floating_point():
+        raise ShapeError(f"X is {X.dtype} and y {y.dtype}; both must be of one floating-point type")
     if not torch.isfinite(X).all() or not torch.isfinite(y).all():
         raise ShapeError("X or y holds infinite values or NaN; least squares has no solution for them")
     targets = y[:, None] if y.ndim == 1 else y
@@ -80,7 +82,7 @@ def triangular(X: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
     tolerance = max(N, d) * torch.finfo(X.dtype).eps
     first, rank = 0.0, 0
     for j in range(min(N, d)):
-        sizes = (A[j:, j:] * A[j:, j:]).sum(0).sqrt()
+        sizes = _lengths(A[j:, j:])
         k = j + int(sizes.argmax())
         largest = float(sizes[k - j])
         first = first or largest
@@ -107,9 +109,15 @@ def reflect(A: Tensor) -> tuple[Tensor, list[Tensor]]:
 def _reflection(x: Tensor) -> Tensor:
     """The unit vector v for which (I − 2 v vᵀ) x lies along the first axis."""
     v = x.clone()
-    length = (x * x).sum().sqrt()
-    v[0] += length if v[0] >= 0 else -length  # away from zero: the difference would cancel
-    return v / (v * v).sum().sqrt()
+    v[0] += _lengths(x) if v[0] >= 0 else -_lengths(x)  # away from zero: the difference would cancel
+    return v / _lengths(v)
+
+
+def _lengths(A: Tensor) -> Tensor:
+    """√Σ a² of each column, with the largest a set to 1 first: squares beyond 1e±154 would overflow or vanish."""
+    largest = A.abs().amax(0)
+    largest = torch.where(largest > 0, largest, 1)
+    return largest * ((A / largest) ** 2).sum(0).sqrt()
 
 
 def solve_upper(R: Tensor, b: Tensor) -> Tensor:

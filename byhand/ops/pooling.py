@@ -1,5 +1,8 @@
 """Pooling over windows, channel by channel; Dive into Deep Learning, section 6.5."""
 
+from collections.abc import Iterable
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -126,8 +129,8 @@ def adaptive_avg_pool2d(input: Tensor, output_size) -> Tensor:
     Window i of n over N pixels runs from ⌊i N / n⌋ to ⌈(i + 1) N / n⌉; neighbours may share a pixel. One number stands
     for both axes; None keeps an axis as it is.
     """
-    sizes = (output_size, output_size) if isinstance(output_size, int) or output_size is None else tuple(output_size)
-    if len(sizes) != 2 or any(size is not None and size < 1 for size in sizes):
+    sizes = tuple(output_size) if isinstance(output_size, Iterable) else (output_size, output_size)
+    if len(sizes) != 2 or any(not (size is None or (isinstance(size, Integral) and size >= 1)) for size in sizes):
         raise SettingsError(f"output_size={output_size!r} must be one or two whole numbers of at least 1")
     if input.ndim not in (3, 4):
         raise ShapeError(f"input has shape {tuple(input.shape)}; pooling takes (B, C, H, W) or (C, H, W)")
@@ -174,6 +177,11 @@ class Axis:
         if self.count < 1 or size < 1:
             raise ShapeError(
                 f"kernel_size={kernel} with padding={padding} does not fit {size} pixels; no window is left"
+            )
+        if any((i * stride - padding) % dilation >= size for i in range(-(-padding // stride))):
+            # torch goes on with −∞ and hands the gradient to a pixel outside of the image
+            raise ShapeError(
+                f"with dilation={dilation} and padding={padding} a window sees none of the {size} pixels; lower them"
             )
         self.extent = max(size + 2 * padding, (self.count - 1) * stride + covered)
 
