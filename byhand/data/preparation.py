@@ -1,5 +1,6 @@
 """From the images of a data set to the batch that a network takes."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,12 @@ class Preparation:
             raise SettingsError(
                 f"size={self.size} with fit={self.fit!r}; a size needs fit='resize' or 'pad', and no size none"
             )
+        if self.size is not None and (not isinstance(self.size, int) or self.size < 1):
+            raise SettingsError(f"size={self.size!r} must be a whole number of pixels, at least 1")
+        if not is_finite(self.mean):
+            raise SettingsError(f"mean={self.mean!r} must be a finite number")
+        if not is_finite(self.std) or self.std <= 0:
+            raise SettingsError(f"std={self.std!r} must be a finite number above 0; 1 keeps the scale 0–1")
 
     @classmethod
     def of(cls, record: Mapping[str, Any] | None) -> "Preparation":
@@ -65,3 +72,9 @@ class Preparation:
         if images.dtype != torch.uint8:
             return images
         return augment.to_float(self.fitted(images), self.mean, self.std)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether this is a number, and one that a float can hold."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max  # false for NaN; math.isfinite fails on a whole number too large

@@ -2,16 +2,18 @@
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from byhand.data.preparation import Preparation
+from byhand.data.preparation import Preparation, is_finite
 from byhand.errors import SettingsError, unknown_name
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "one-cycle", "step", "exponential")
 INITS = ("default", "normal")
 DIVISORS = ("batch", "batch_size")
+MOST_THREADS = 1024  # the thread library ends the process where the system cannot start as many as it is asked for
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,11 @@ class Settings:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("shift", 0),
-            ("step_epochs", 1),
-            ("seed", 0),
-            ("threads", 0),
-        ):
-            _whole(name, getattr(self, name), least)
+        for name in ("epochs", "batch_size", "step_epochs"):
+            _whole(name, getattr(self, name), 1)
+        _whole("shift", self.shift, 0)
+        _whole("seed", self.seed, 0, 2**63 - 1)
+        _whole("threads", self.threads, 0, MOST_THREADS)
         _within("lr", self.lr, 0, math.inf, open_below=True)
         for name in ("weight_decay", "warm_up", "rotate", "move"):
             _within(name, getattr(self, name), 0, math.inf)
@@ -91,8 +89,13 @@ class Settings:
         ):
             if getattr(self, name) not in known:
                 raise unknown_name(name, str(getattr(self, name)), known)
-        if self.seed >= 2**63:
-            raise SettingsError(f"seed={self.seed} must be below 2⁶³")
+        for name in ("nesterov", "flip", "running_metrics", "by_hand"):
+            if not isinstance(getattr(self, name), bool):
+                raise SettingsError(f"{name}={getattr(self, name)!r} must be True or False")
+        if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", self.device):
+            raise SettingsError(f"device={self.device!r} must be auto, cpu or cuda (cuda:1 for the second of several)")
+        if not isinstance(self.preparation, Preparation):
+            raise SettingsError(f"preparation={self.preparation!r} must be a byhand.data.preparation.Preparation")
 
     def replace(self, **changes: Any) -> "Settings":
         """The settings with some of them changed; raises SettingsError for a name that is not one of them."""
@@ -115,14 +118,16 @@ class Settings:
             raise SettingsError(f"these are not the settings of a training: {error}") from None
 
 
-def _whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SettingsError(f"{name}={value!r} must be a whole number of at least {least}")
+def _whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        above = "" if most is None else f" and at most {most}"
+        raise SettingsError(f"{name}={value!r} must be a whole number of at least {least}{above}")
 
 
 def _within(name: str, value: Any, low: float, high: float, open_below: bool = False, open_above: bool = False) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < low or value > high or (open_below and value == low) or (open_above and value == high):
+    outside = not is_finite(value) or value < low or value > high
+    if outside or (open_below and value == low) or (open_above and value == high):
         below = f"above {low}" if open_below else f"at least {low}"
         above = "" if high == math.inf else f" and {'below' if open_above else 'at most'} {high}"
         raise SettingsError(f"{name}={value!r} must be a finite number {below}{above}")
