@@ -87,8 +87,8 @@ def pad(input: Tensor, pad: tuple[int, ...], mode: str = "constant", value: floa
     sides = tuple(pad) + (0,) * (4 - len(pad))
     if len(pad) % 2 or len(sides) != 4 or min(sides) < 0 or value not in (None, 0) or input.ndim < 2:
         raise SettingsError(
-            f"pad={tuple(pad)} with value={value} of a tensor {tuple(input.shape)} has no twin by hand; known: zeros or "
-            "copies around the last two axes, as (left, right) or (left, right, top, bottom)"
+            f"pad={tuple(pad)} with value={value} of a tensor {tuple(input.shape)} has no twin by hand; known: zeros "
+            "or copies around the last two axes, as (left, right) or (left, right, top, bottom)"
         )
     return ops.pad2d(input, *sides, mode="zeros" if mode == "constant" else mode)
 

@@ -1,5 +1,6 @@
 """From torch's layers to ours and back: the same network, over the same parameters, in the other hand."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -48,6 +49,7 @@ TO_LIBRARY = {hand: library for library, hand in LAYERS}
 
 # They only hold other modules or rename axes: nothing in them is computed.
 CONTAINERS = (
+    nn.Module,
     nn.Sequential,
     nn.ModuleList,
     nn.ModuleDict,
@@ -56,6 +58,9 @@ CONTAINERS = (
     nn.Identity,
     nn.Unflatten,
 )
+
+# What every module holds: parameters, buffers, hooks, children, the training flag. Entries are shared, tables are not.
+TABLES = frozenset(nn.Module().__dict__)
 
 FUNCTIONS: dict[Callable, Callable] = {
     torch.max_pool2d: functional.max_pool2d,
@@ -105,6 +110,8 @@ def _without_twin() -> Iterator[Callable]:
     }
     for place in (nn.functional, torch, torch._C._nn, Tensor, torch.special):
         for name in sorted(names):
+            if (place, name) == (Tensor, "unfold"):
+                continue  # a view of sliding windows, unlike the function of the same name
             for spelling in (name, f"{name}_"):
                 function = getattr(place, spelling, None)
                 if callable(function) and not isinstance(function, type) and function not in FUNCTIONS:
@@ -161,6 +168,11 @@ def _convert(module: nn.Module, twins: dict, name: str, done: dict[int, nn.Modul
     if id(module) in done:  # a layer that stands in two places stays one layer
         return done[id(module)]
     kind, to_hand = type(module), twins is TO_HAND
+    if not isinstance(module.__dict__.get("forward"), ForwardByHand | None):
+        raise UnknownLayer(
+            f"layer {name or 'the model'!r}, a {kind.__name__}, had its forward replaced on the object, which has no "
+            "twin by hand; write it in a class of its own"
+        )
     if kind in twins:
         new = _twin(module, twins[kind])
     else:
@@ -177,19 +189,19 @@ def _convert(module: nn.Module, twins: dict, name: str, done: dict[int, nn.Modul
         if to_hand and own_code:
             new.__dict__["forward"] = ForwardByHand(new)
     done[id(module)] = new
-    for group in [key for key, value in module.__dict__.items() if key.startswith("_") and isinstance(value, dict)]:
-        new.__dict__[group] = module.__dict__[
-            group
-        ].copy()  # parameters, buffers and hooks: the same, in their own table
+    for key in TABLES & module.__dict__.keys():
+        new.__dict__[key] = copy.copy(module.__dict__[key])
     for child_name, child in module._modules.items():
         path = f"{name}.{child_name}" if name else child_name
         new._modules[child_name] = None if child is None else _convert(child, twins, path, done)
-    new.training = module.training
     return new
 
 
 def _twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    """A layer of the other hand with the same arguments; its parameters are put in place by the caller."""
+    """A layer of the other hand with the same arguments; its parameters are put in place by the caller.
+
+    What else was noted on the layer (a name, a flag of one's own) goes with it.
+    """
     arguments: dict[str, Any] = {}
     for name in inspect.signature(kind).parameters:
         if name == "device":
@@ -198,7 +210,9 @@ def _twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
             arguments[name] = module.bias is not None
         elif hasattr(module, name):
             arguments[name] = getattr(module, name)
-    return kind(**arguments)
+    twin = kind(**arguments)
+    twin.__dict__ = {**module.__dict__, **twin.__dict__}
+    return twin
 
 
 def _parametrized(kind: type) -> bool:

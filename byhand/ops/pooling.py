@@ -130,7 +130,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size) -> Tensor:
     for both axes; None keeps an axis as it is.
     """
     sizes = tuple(output_size) if isinstance(output_size, Iterable) else (output_size, output_size)
-    if len(sizes) != 2 or any(not (size is None or (isinstance(size, Integral) and size >= 1)) for size in sizes):
+    if len(sizes) != 2 or any(not (size is None or (isinstance(size, Integral) and int(size) >= 1)) for size in sizes):
         raise SettingsError(f"output_size={output_size!r} must be one or two whole numbers of at least 1")
     if input.ndim not in (3, 4):
         raise ShapeError(f"input has shape {tuple(input.shape)}; pooling takes (B, C, H, W) or (C, H, W)")
