@@ -24,17 +24,34 @@ SOFTMAX_FASHION = Recipe(
             {"train_loss": near(0.4072, 0.006), "train_accuracy": near(0.8609, 0.006), "accuracy": near(0.8417, 0.006)},
         ),
         "fast": Plan(
-            Settings(epochs=2, batch_size=64, lr=0.01, optimizer="adam", schedule="one-cycle"),
+            Settings(epochs=2, batch_size=32, lr=0.01, optimizer="adam", schedule="one-cycle"),
             {"accuracy": at_least(0.8417)},
         ),
         "best": Plan(
-            Settings(epochs=12, batch_size=256, lr=0.01, optimizer="adam", schedule="one-cycle"),
+            Settings(
+                epochs=12,
+                batch_size=256,
+                lr=0.01,
+                optimizer="adamw",
+                weight_decay=0.01,
+                beta2=0.99,
+                schedule="one-cycle",
+            ),
             {"accuracy": at_least(0.848)},
         ),
     },
 )
 
-MLP_FAST = Settings(epochs=4, batch_size=128, lr=4e-3, optimizer="adamw", schedule="one-cycle", preparation=STANDARD)
+MLP_FAST = Settings(
+    epochs=3,
+    batch_size=128,
+    lr=3e-3,
+    optimizer="adamw",
+    weight_decay=0.01,
+    schedule="one-cycle",
+    rise=0.15,
+    preparation=STANDARD,
+)
 MLP_BEST = Settings(
     epochs=100,
     batch_size=256,
@@ -102,19 +119,26 @@ LENET5_FASHION = Recipe(
             )
         ),
         "fast": Plan(
-            Settings(epochs=4, batch_size=128, lr=6e-3, optimizer="adamw", schedule="one-cycle", preparation=PADDED)
+            Settings(
+                epochs=4,
+                batch_size=64,
+                lr=5e-3,
+                optimizer="adamw",
+                weight_decay=0.01,
+                schedule="one-cycle",
+                preparation=PADDED,
+            )
         ),
         "best": Plan(
             Settings(
-                epochs=30,
+                epochs=25,
                 batch_size=128,
-                lr=6e-3,
+                lr=5e-3,
                 optimizer="adamw",
-                weight_decay=0.02,
+                weight_decay=0.01,
                 schedule="one-cycle",
                 label_smoothing=0.05,
                 ema=0.999,
-                flip=True,
                 shift=1,
                 preparation=PADDED,
             )

@@ -21,9 +21,9 @@ class Settings:
     """The settings of one training; checked when made, so that an impossible one never starts.
 
     What is learned: ``epochs`` passes in batches of ``batch_size``; ``optimizer`` with ``lr`` (its highest),
-    ``momentum`` (SGD; Nesterov's where it is above 0 and ``nesterov``), ``weight_decay`` (L2; decoupled in adamw);
-    ``schedule`` of the lr over all steps: constant, cosine to 0, one-cycle (up to lr in the first 30 %, then down,
-    Smith 2018), step (× ``gamma`` every ``step_epochs`` epochs) or exponential (× ``gamma`` every epoch), after
+    ``momentum`` (SGD; Nesterov's where it is above 0 and ``nesterov``), ``beta2`` (Adam), ``weight_decay`` (L2;
+    decoupled in adamw); ``schedule`` of the lr over all steps: constant, cosine to 0, one-cycle (up to lr over the
+    share ``rise`` of the steps, then down, Smith 2018), step (× ``gamma`` every ``step_epochs`` epochs) or exponential (× ``gamma`` every epoch), after
     ``warm_up`` epochs of linear rise; ``label_smoothing`` ε; ``dropout`` where the network takes it; ``ema`` d: the
     weights kept are the running mean w̄ ← d w̄ + (1 − d) w, with smaller d in the first steps.
 
@@ -44,9 +44,11 @@ class Settings:
     lr: float
     optimizer: str = "sgd"
     momentum: float = 0.0
+    beta2: float = 0.999
     nesterov: bool = False
     weight_decay: float = 0.0
     schedule: str = "constant"
+    rise: float = 0.3
     warm_up: float = 0.0
     gamma: float = 0.1
     step_epochs: int = 1
@@ -79,7 +81,8 @@ class Settings:
             _within(name, getattr(self, name), 0, math.inf)
         _within("gamma", self.gamma, 0, math.inf, open_below=True)
         _within("label_smoothing", self.label_smoothing, 0, 1)
-        for name in ("momentum", "dropout", "ema", "zoom", "hold_out"):
+        _within("rise", self.rise, 0, 1, open_below=True, open_above=True)
+        for name in ("momentum", "beta2", "dropout", "ema", "zoom", "hold_out"):
             _within(name, getattr(self, name), 0, 1, open_above=True)
         for name, known in (
             ("optimizer", OPTIMIZERS),

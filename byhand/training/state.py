@@ -12,6 +12,8 @@ from byhand.nn import by_hand, init
 from byhand.optim import schedules
 from byhand.training.settings import Settings
 
+FORMAT = 1  # of the dict that is saved; another number is another meaning
+
 
 class State:
     """The network, its optimizer, the random generators, and the place in the epoch; ``State.new`` begins a training.
@@ -72,7 +74,7 @@ class State:
     def state_dict(self) -> dict[str, Any]:
         """Everything as tensors and plain values, for a checkpoint."""
         return {
-            "format": 1,
+            "format": FORMAT,
             "model": self.library.state_dict(),
             "mean": None if self.mean is None else self.mean.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -93,6 +95,8 @@ class State:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on where ``state_dict()`` was taken; raises RunError where the checkpoint is of another network."""
         try:
+            if saved["format"] != FORMAT:
+                raise ValueError(f"it has format {saved['format']!r}, this byhand reads {FORMAT}")
             self.library.load_state_dict(saved["model"])
             if self.mean is not None:
                 self.mean.load_state_dict(saved["mean"])
@@ -104,11 +108,11 @@ class State:
             torch.set_rng_state(generators["torch"])
             if generators["cuda"] is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(generators["cuda"], self.device)
-            self.epoch, self.position, self.step = saved["epoch"], saved["position"], saved["step"]
+            self.epoch, self.position, self.step = (_count(saved, name) for name in ("epoch", "position", "step"))
             self.loss_sum, self.correct, self.seen = saved["sums"]
-            self.seconds = saved["seconds"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
+            self.seconds = float(saved["seconds"])
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise RunError(f"the checkpoint does not fit this network and its settings: {reason}") from None
 
 
@@ -125,11 +129,17 @@ def lr_at(settings: Settings, step: int, steps_per_epoch: int) -> float:
         case "cosine":
             return settings.lr * schedules.cosine(done, span)
         case "one-cycle":
-            return settings.lr * schedules.one_cycle(done, span) if span > 1 else settings.lr
+            return settings.lr * schedules.one_cycle(done, span, settings.rise) if span > 1 else settings.lr
         case "step":
             return settings.lr * schedules.step_decay(done, settings.step_epochs * steps_per_epoch, settings.gamma)
         case _:
             return settings.lr * schedules.exponential(done // steps_per_epoch, settings.gamma)
+
+
+def _count(saved: dict[str, Any], name: str) -> int:
+    if not isinstance(saved[name], int) or saved[name] < 0:
+        raise ValueError(f"{name}={saved[name]!r} must be a whole number of at least 0")
+    return saved[name]
 
 
 def initialise_normal(model: nn.Module) -> None:
@@ -152,4 +162,5 @@ def _optimizer(model: nn.Module, settings: Settings):
             weight_decay=settings.weight_decay,
         )
     kind = family.AdamW if settings.optimizer == "adamw" else family.Adam
-    return kind(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    betas = (0.9, settings.beta2)
+    return kind(model.parameters(), lr=settings.lr, betas=betas, weight_decay=settings.weight_decay)
