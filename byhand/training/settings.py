@@ -23,9 +23,10 @@ class Settings:
     What is learned: ``epochs`` passes in batches of ``batch_size``; ``optimizer`` with ``lr`` (its highest),
     ``momentum`` (SGD; Nesterov's where it is above 0 and ``nesterov``), ``beta2`` (Adam), ``weight_decay`` (L2;
     decoupled in adamw); ``schedule`` of the lr over all steps: constant, cosine to 0, one-cycle (up to lr over the
-    share ``rise`` of the steps, then down, Smith 2018), step (× ``gamma`` every ``step_epochs`` epochs) or exponential (× ``gamma`` every epoch), after
-    ``warm_up`` epochs of linear rise; ``label_smoothing`` ε; ``dropout`` where the network takes it; ``ema`` d: the
-    weights kept are the running mean w̄ ← d w̄ + (1 − d) w, with smaller d in the first steps.
+    share ``rise`` of the steps, then down, Smith 2018), step (× ``gamma`` every ``step_epochs`` epochs) or exponential
+    (× ``gamma`` every epoch), after ``warm_up`` epochs of linear rise; ``label_smoothing`` ε; ``dropout`` where the
+    network takes it; ``ema`` d: the weights kept are the running mean w̄ ← d w̄ + (1 − d) w, with smaller d in the
+    first steps.
 
     What is changed in each image, anew in each epoch: ``flip`` left to right, ``rotate`` ± degrees, ``zoom`` ± a share,
     ``move`` ± pixels (with fractions), ``shift`` ± whole pixels.
