@@ -30,6 +30,9 @@ class ReLU(Module):
     def forward(self, input: Tensor) -> Tensor:
         return ops.relu(input)
 
+    def extra_repr(self) -> str:
+        return "inplace=True" if self.inplace else ""
+
 
 class LeakyReLU(Module):
     """x where x > 0, else ``negative_slope`` · x. ``inplace`` as in ReLU."""
@@ -42,7 +45,7 @@ class LeakyReLU(Module):
         return ops.leaky_relu(input, self.negative_slope)
 
     def extra_repr(self) -> str:
-        return f"negative_slope={self.negative_slope}"
+        return f"negative_slope={self.negative_slope}" + (", inplace=True" if self.inplace else "")
 
 
 class Softmax(Module):

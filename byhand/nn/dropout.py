@@ -20,4 +20,4 @@ class Dropout(Module):
         return ops.dropout(input, self.p, self.training)
 
     def extra_repr(self) -> str:
-        return f"p={self.p}"
+        return f"p={self.p}, inplace={self.inplace}"

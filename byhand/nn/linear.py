@@ -40,6 +40,6 @@ def reset_uniform(weight: Tensor, bias: Tensor | None) -> None:
     """Draw a weight and its bias from U(−k, k), k = 1/√fan_in; torch writes it as Kaiming's bound with slope √5."""
     init.kaiming_uniform_(weight, a=math.sqrt(5))
     if bias is not None:
-        fan_in = weight[0].numel()
+        fan_in, _ = init.fans(weight)
         bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
         init.uniform_(bias, -bound, bound)
