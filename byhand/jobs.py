@@ -1,5 +1,7 @@
 """From a recipe to a run: everything that the command line does, as functions."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ import torch
 
 from byhand import data, models
 from byhand.data.arrays import Dataset
-from byhand.errors import NonFiniteLoss, RunError, SettingsError
+from byhand.errors import ByhandError, NonFiniteLoss, RunError, SettingsError
 from byhand.ops import least_squares
 from byhand.recipes import DEFAULT, Recipe, recipe
 from byhand.runs.environment import environment
@@ -34,19 +36,28 @@ class Training:
 
     def __iter__(self) -> Iterator[Epoch]:
         for epoch in fit(self.state, self.data, self.task):
-            if not self.state.finite():
-                raise NonFiniteLoss(
-                    f"weights became infinite or NaN in epoch {epoch.epoch}; the last checkpoint is kept. Try a lower "
-                    f"lr (now {self.state.settings.lr:g}), a warm-up, or normalised inputs"
-                )
+            self._check_finite()
             self.seconds += epoch.seconds
             self.run.log(epoch.record())
             self.save()
             yield epoch
 
     def save(self) -> None:
-        """Write the checkpoint of this moment; between two epochs or within one."""
+        """Write the checkpoint of this moment; between two epochs or within one.
+
+        Raises NonFiniteLoss where the weights are no longer numbers: the checkpoint before is worth more.
+        """
+        self._check_finite()
         self.run.save_checkpoint(self.state.state_dict())
+
+    def _check_finite(self) -> None:
+        if not self.state.finite():
+            # Between two epochs the epoch that just ended is meant, within one the current.
+            epoch = self.state.epoch + (self.state.position > 0)
+            raise NonFiniteLoss(
+                f"weights became infinite or NaN in epoch {epoch}; the last checkpoint is kept. Try a lower lr (now "
+                f"{self.state.settings.lr:g}), a warm-up, or normalised inputs"
+            )
 
     @property
     def interrupted(self) -> bool:
@@ -123,10 +134,17 @@ def start(
         "goal": {key: list(bounds) for key, bounds in planned.goal.items()} if as_planned else {},
     }
     state = State.new(lambda: models.build(chosen.network, **options), resolved, device)
+    _check_fit(state, dataset, chosen.network)
     receipt = environment(resolved.seed, device, torch.get_num_threads(), dataset)
-    run = Run.create(runs_dir, record, receipt | {"data_dir": None if data_dir is None else str(data_dir)})
-    training = Training(run, state, dataset, [])
-    training.save()  # a run that is killed in its first epoch can be resumed too
+    # As an absolute path, since the run may be opened from another folder.
+    receipt["data_dir"] = None if data_dir is None else os.path.abspath(data_dir)
+    had_runs_dir = Path(runs_dir).exists()
+    training = Training(Run.create(runs_dir, record, receipt), state, dataset, [])
+    try:
+        training.save()  # a run that is killed in its first epoch can be resumed too
+    except BaseException:
+        shutil.rmtree(training.run.path if had_runs_dir else runs_dir, ignore_errors=True)
+        raise
     return training
 
 
@@ -138,12 +156,12 @@ def resume(path: str | Path | Run, *, data_dir: str | Path | None = None, progre
     run = path if isinstance(path, Run) else Run.open(path)
     if run.finished:
         raise RunError(f"{run.path} is finished; there is nothing to resume")
-    record, receipt = run.recipe(), run.environment()
+    record, receipt = _record(run), run.environment()
     saved = run.load_checkpoint()
     settings = Settings.of(record["settings"])
     device = _prepare_machine(settings)
     dataset = _dataset(recipe(record["recipe"]), settings, data_dir or receipt.get("data_dir"), progress)
-    if dict(dataset.sha256) != receipt["data"]["sha256"]:
+    if dict(dataset.sha256) != (receipt.get("data") or {}).get("sha256"):
         raise RunError(f"{run.path} was trained on other data than {dataset.source} holds now; give its --data-dir")
     network = record["network"]
     state = State.new(lambda: models.build(network["name"], **network["options"]), settings, device)
@@ -176,7 +194,7 @@ def train(
 
 def dataset_of(run: Run, data_dir: str | Path | None = None, progress: Progress | None = None) -> Dataset:
     """The data set that a run was trained and measured on, from where it was found then or ``data_dir``."""
-    record = run.recipe()
+    record = _record(run)
     settings = Settings.of(record["settings"])
     return _dataset(recipe(record["recipe"]), settings, data_dir or run.environment().get("data_dir"), progress)
 
@@ -188,7 +206,7 @@ def measure(run: Run, split: str = "test", data_dir: str | Path | None = None) -
     """
     if split not in ("test", "train"):
         raise SettingsError(f"split={split!r} must be 'test' or 'train'")
-    record = run.recipe()
+    record = _record(run)
     model = run.model()
     dataset = dataset_of(run, data_dir)
     settings = Settings.of(record["settings"])
@@ -209,7 +227,7 @@ def reached(result: dict[str, Any], goal: dict[str, Any]) -> bool | None:
 
 
 def _result(run: Run, task: str, measured: Measured, settings: Settings, seconds: float) -> dict[str, Any]:
-    record = run.recipe()
+    record = _record(run)
     result: dict[str, Any] = {"recipe": record["recipe"], "plan": record["plan"], "seed": settings.seed}
     if task != REGRESSION:
         result["accuracy"] = measured.accuracy
@@ -234,6 +252,34 @@ def _weight_errors(model: torch.nn.Module, dataset: Dataset, task: str) -> dict[
     }
 
 
+READ = ("recipe", "plan", "task", "network", "dataset", "class_names", "input_shape", "settings", "reported", "goal")
+
+
+def _record(run: Run) -> dict[str, Any]:
+    """What recipe.json holds; raises RunError where it lacks something that is read here and that ``start`` wrote."""
+    record = run.recipe()
+    missing = [name for name in READ if name not in record]
+    if missing:
+        raise RunError(f"recipe.json of {run.path} lacks {', '.join(missing)}; it is not of a training with byhand")
+    return record
+
+
+def _check_fit(state: State, dataset: Dataset, network: str) -> None:
+    """Raises SettingsError where the network cannot take an example as the settings prepare it."""
+    images, settings = dataset.train_images[:1], state.settings
+    if images.dtype == torch.uint8 and settings.shift >= (settings.preparation.size or min(images.shape[2:])):
+        size = " × ".join(map(str, settings.preparation(images).shape[2:]))
+        raise SettingsError(f"shift={settings.shift} must be below the size of the images, {size} pixels")
+    try:
+        with torch.no_grad():
+            state.library.eval()(settings.preparation(images.to(state.device)))
+    except RuntimeError as error:
+        if isinstance(error, ByhandError):
+            raise
+        shape = " × ".join(map(str, settings.preparation(images).shape[1:]))
+        raise SettingsError(f"{network} does not take examples of {shape}: {' '.join(str(error).split())}") from None
+
+
 def _prepare_machine(settings: Settings) -> torch.device:
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -251,7 +297,7 @@ def predict_files(run: Run, paths: Sequence[str | Path], top: int = 3) -> list[d
     All pictures are read before the first is answered. Raises SettingsError for a regression or ``top`` below 1,
     DataError for a file that is not a picture.
     """
-    record = run.recipe()
+    record = _record(run)
     if record["task"] == REGRESSION:
         raise SettingsError(f"{run.path} is a regression of {record['input_shape'][0]} numbers; it takes no pictures")
     if top < 1:

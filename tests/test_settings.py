@@ -20,6 +20,8 @@ ALL_PLANS = [plan.settings for recipe in RECIPES for plan in recipe.plans.values
         ("epochs", (0, -1, 1.5, True, "2", None, math.nan)),
         ("batch_size", (0, -8, 2.0, "8", None)),
         ("lr", (0, 0.0, -0.1, math.nan, math.inf, -math.inf, "0.1", None, True, 10**400)),
+        ("rise", (0, 1, -0.1, math.nan)),
+        ("beta2", (-0.1, 1, math.nan)),
         ("momentum", (-0.1, 1, 1.5, math.nan, "0.9")),
         ("weight_decay", (-1e-9, math.nan, math.inf)),
         ("warm_up", (-1, math.nan, math.inf)),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from byhand.data import augment
 from byhand.data.arrays import Dataset
-from byhand.errors import NonFiniteLoss
+from byhand.errors import NonFiniteLoss, RunError
 from byhand.training.evaluate import Measured, evaluate
 from byhand.training.settings import Settings
 from byhand.training.state import State, lr_at
@@ -48,14 +48,21 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
     bit. Where examples are held out, they stand in the place of the test set (``Dataset.hold_out``) and are measured
     after each epoch; without, the test set is not looked at here.
 
-    Raises NonFiniteLoss before the step that would have spoilt the weights.
+    Raises NonFiniteLoss before the step that would have spoilt the weights, RunError where the state is of a training
+    with another number of examples or batches.
     """
     settings = state.settings
     images, labels = data.train_images.to(state.device), data.train_labels.to(state.device)
     steps_per_epoch = math.ceil(len(images) / settings.batch_size)
+    if state.step != state.epoch * steps_per_epoch + state.position or state.position >= steps_per_epoch:
+        raise RunError(
+            f"the training stands at step {state.step}, {state.position} of them in epoch {state.epoch + 1}, which is "
+            f"no place in epochs of {steps_per_epoch} steps; it began with other data or settings"
+        )
     while state.epoch < settings.epochs:
         if state.position == 0:
             state.begin_epoch()
+        state.order.set_state(state.before_epoch)  # of an epoch that goes on, the permutation is drawn again
         order = torch.randperm(len(images), generator=state.order).to(state.device)
         state.model.train()
         started, before = time.perf_counter(), state.seconds
