@@ -145,7 +145,7 @@ def prove(model: nn.Module, *inputs: Tensor, name: str | None = None, seed: int 
 
     Raises UnknownLayer where a layer has no twin, ShapeError where no input is given and none can be guessed.
     """
-    library = by_library(copy.deepcopy(model)).double()
+    library = by_library(copy.deepcopy(model)).double().train()
     hand = by_hand(copy.deepcopy(library))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -183,7 +183,7 @@ def example_input(model: nn.Module) -> Tensor:
         x = torch.randn(shape, dtype=torch.float64)
         try:
             with torch.no_grad():
-                copy.deepcopy(model)(x)
+                copy.deepcopy(model)(x.clone())
         except (RuntimeError, ValueError):
             continue
         return x
@@ -196,26 +196,38 @@ def _check_whole(library: nn.Module, hand: nn.Module, batch: list, seed: int) ->
     checks = {}
     sides = []
     for model in (hand, library):
-        inputs = [x.clone().requires_grad_() if x.is_floating_point() else x for x in batch]
+        inputs, leaves = _followed(batch)
         torch.manual_seed(seed)
         outputs = _tensors(model(*inputs))
+        followed = {key: value for key, value in outputs.items() if value.requires_grad}
+        for value in followed.values():
+            value.retain_grad()
         loss = _loss(outputs, functional if model is hand else nn.functional, seed)
-        loss.backward()
-        side: dict[str, dict[str, Tensor]] = {"output": dict(outputs), "loss": {"value": loss.detach()}}
-        side["gradients"] = {f"gradient of {key}": p.grad for key, p in model.named_parameters() if p.grad is not None}
-        for i, x in enumerate(inputs):
-            if x.is_floating_point() and x.grad is not None:
-                side["gradients"][f"gradient of input {i}"] = x.grad
+        if loss.requires_grad:  # else there is nothing to learn, and nothing to compare
+            loss.backward()
+        side = {
+            "output": {key: value.detach() for key, value in outputs.items()},
+            "loss": {"value": loss.detach()} | _gradients(followed),
+            "gradients": _gradients(dict(model.named_parameters()) | leaves),
+        }
         side["buffers"] = {key: b.detach().clone() for key, b in model.named_buffers()}
         training = {module: module.training for module in model.modules()}
         model.eval()
         with torch.no_grad():
-            side["output"] |= {f"{key} in evaluation": value for key, value in _tensors(model(*inputs)).items()}
+            outputs = _tensors(model(*_followed(batch)[0]))
+            side["output"] |= {f"{key} in evaluation": value for key, value in outputs.items()}
         for module, flag in training.items():
             module.training = flag
         sides.append(side)
+    kinds = {"loss": ", ".join(sorted({_loss_of(output) for output in outputs.values()}))}
     for group in ("output", "loss", "gradients", "buffers"):
-        checks[group] = Check(group, "whole network", _differences(sides[0][group], sides[1][group]))
+        mine, reference = (side[group] for side in sides)
+        only_mine = tuple(
+            Difference(key, math.inf, note="the library has none")
+            for key, grad in mine.items()
+            if key not in reference and bool((grad != 0).any())
+        )
+        checks[group] = Check(group, kinds.get(group, "whole network"), _differences(mine, reference) + only_mine)
     checks["three steps"] = Check("three steps", "SGD, AdamW", _check_steps(library, hand, batch, seed))
     return list(checks.values())
 
@@ -231,32 +243,44 @@ def _check_steps(library: nn.Module, hand: nn.Module, batch: list, seed: int) ->
         sides: list[dict[str, Tensor]] = []
         for model, family, losses in ((hand, optim, functional), (library, torch.optim, nn.functional)):
             model.load_state_dict(start)
-            if not any(True for _ in model.parameters()):
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            if not trained:
                 sides.append({})
                 continue
-            optimizer = getattr(family, kind)(model.parameters(), **settings)
+            optimizer = getattr(family, kind)(trained, **settings)
             torch.manual_seed(seed)
             for step in range(3):
                 optimizer.zero_grad()
-                _loss(_tensors(model(*batch)), losses, seed + step).backward()
+                _loss(_tensors(model(*_followed(batch)[0])), losses, seed + step).backward()
                 optimizer.step()
             sides.append({f"{key} after {kind}": value.clone() for key, value in model.state_dict().items()})
         found += _differences(*sides)
     return tuple(found)
 
 
+def _gradients(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"gradient of {key}": tensor.grad for key, tensor in tensors.items() if tensor.grad is not None}
+
+
 def _loss(outputs: dict[str, Tensor], losses, seed: int) -> Tensor:
-    """Cross-entropy for logits (B, C > 1), squared error for anything else, over all outputs."""
+    """The sum of a loss of each output of floating point, against targets drawn from the seed."""
     generator = torch.Generator().manual_seed(seed)
-    total: Any = 0.0
+    total = torch.zeros((), dtype=torch.float64)
     for output in outputs.values():
-        if output.ndim == 2 and output.shape[1] > 1:
+        if not output.is_floating_point():
+            continue
+        if _loss_of(output) == "cross_entropy":
             labels = torch.randint(0, output.shape[1], (len(output),), generator=generator)
             total = losses.cross_entropy(output, labels) + total
         else:
             target = torch.randn(output.shape, generator=generator, dtype=torch.float64)
             total = losses.mse_loss(output, target) + total
     return total
+
+
+def _loss_of(output: Tensor) -> str:
+    """Cross-entropy for logits (B, C > 1), squared error for anything else."""
+    return "cross_entropy" if output.ndim == 2 and output.shape[1] > 1 else "mse_loss"
 
 
 @dataclass
@@ -283,21 +307,30 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        output = func(*args, **kwargs)
         twin = FUNCTIONS.get(func)
-        if twin is not None and not self.inside:
-            name = getattr(func, "__name__", str(func))
-            where = f"{self.path[-1]}: " if self.path and self.path[-1] else ""
-            self.note(_Call(f"{where}{name}()", "function", func, twin, args, kwargs), output)
+        if twin is None or self.inside:
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", str(func))
+        where = f"{self.path[-1]}: " if self.path and self.path[-1] else ""
+        call = _Call(f"{where}{name}()", "function", func, twin, *_kept(args, kwargs))
+        output = func(*args, **kwargs)
+        self.note(call, output)
         return output
 
     def note(self, call: _Call, output: Any) -> None:
-        # The arguments are kept as they were: code that writes into a tensor later must not change the record.
-        call.args = tuple(a.detach().clone() if isinstance(a, Tensor) else a for a in call.args)
         self.calls.append(call)
         for key, tensor in _tensors(output).items():
             if tensor.requires_grad:
                 tensor.register_hook(lambda grad, key=key: call.grads.__setitem__(key, grad))
+
+
+def _kept(args: Sequence, kwargs: dict) -> tuple[tuple, dict]:
+    """The arguments as they are now: this very call, or a later one, may write into them."""
+
+    def keep(value):
+        return value.detach().clone() if isinstance(value, Tensor) else value
+
+    return tuple(keep(value) for value in args), {key: keep(value) for key, value in kwargs.items()}
 
 
 def _check_calls(library: nn.Module, hand: nn.Module, batch: list, seed: int) -> list[Check]:
@@ -315,7 +348,8 @@ def _check_calls(library: nn.Module, hand: nn.Module, batch: list, seed: int) ->
                 mine, reference = (copy.deepcopy(hands[name]) for hands in reversed(alone))
                 mine.load_state_dict(module.state_dict())
                 reference.load_state_dict(module.state_dict())
-                pending[id(module)] = _Call(name or "the model", type(module).__name__, reference, mine, args, kwargs)
+                kept = _kept(args, kwargs)
+                pending[id(module)] = _Call(name or "the model", type(module).__name__, reference, mine, *kept)
             recorder.inside += leaf
             recorder.path.append(name)
 
@@ -327,11 +361,12 @@ def _check_calls(library: nn.Module, hand: nn.Module, batch: list, seed: int) ->
 
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(module.register_forward_hook(after, with_kwargs=True))
-    inputs = [x.clone().requires_grad_() if x.is_floating_point() else x for x in batch]
     torch.manual_seed(seed)
     with recorder:
-        outputs = _tensors(library(*inputs))
-    _loss(outputs, nn.functional, seed).backward()
+        outputs = _tensors(library(*_followed(batch)[0]))
+    loss = _loss(outputs, nn.functional, seed)
+    if loss.requires_grad:
+        loss.backward()
     for handle in handles:
         handle.remove()
     checks = []
@@ -349,14 +384,11 @@ def _check_calls(library: nn.Module, hand: nn.Module, batch: list, seed: int) ->
 def _replay(function, args, kwargs, parameters, seed: int, grads: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The outputs of one call, and the gradients of its tensors for the given (else random) gradient of the outputs."""
     torch.manual_seed(seed)
-    args = [_double(a).detach().clone() if isinstance(a, Tensor) else a for a in args]
-    wanted = [
-        (f"gradient of input {i}", a) for i, a in enumerate(args) if isinstance(a, Tensor) and a.is_floating_point()
-    ]
-    for _, tensor in wanted:
-        tensor.requires_grad_()
-    wanted += [(f"gradient of {name}", parameter) for name, parameter in parameters if parameter.requires_grad]
     with torch.enable_grad():
+        args, leaves = _followed(args)
+        kwargs, named = _followed(kwargs)
+        wanted = [(f"gradient of {name}", leaf) for name, leaf in [*leaves.items(), *named.items()]]
+        wanted += [(f"gradient of {name}", parameter) for name, parameter in parameters if parameter.requires_grad]
         outputs = _tensors(function(*args, **kwargs))
         found = {key: value.detach() for key, value in outputs.items()}
         roots = {key: value for key, value in outputs.items() if value.requires_grad}
@@ -371,6 +403,26 @@ def _replay(function, args, kwargs, parameters, seed: int, grads: dict[str, Tens
             got = torch.autograd.grad(list(roots.values()), [t for _, t in wanted], upstream, allow_unused=True)
             found |= {name: g.detach() for (name, _), g in zip(wanted, got, strict=True) if g is not None}
     return found
+
+
+def _followed(values):
+    """The arguments with fresh float64 tensors that autograd follows, and by name the leaves that gradients arrive at.
+
+    What is handed over is a copy of the leaf: a layer with ``inplace=True`` may write into the copy, not into a leaf.
+    """
+    leaves = {}
+
+    def follow(name: str, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if not value.is_floating_point():
+            return value.clone()
+        leaves[name] = value.detach().double().clone().requires_grad_()
+        return leaves[name].clone()
+
+    if isinstance(values, dict):
+        return {key: follow(key, value) for key, value in values.items()}, leaves
+    return [follow(f"input {i}", value) for i, value in enumerate(values)], leaves
 
 
 def _differences(mine: dict[str, Tensor], reference: dict[str, Tensor]) -> tuple[Difference, ...]:
