@@ -99,3 +99,12 @@ def made(name, num_train=40, num_test=20, seed=0):
         noise = torch.randint(0, 56, (n, *known.shape), generator=generator)
         parts += [(patterns[labels] + noise).to(torch.uint8), labels]
     return Dataset(name, *parts, class_names=known.class_names, sha256={"made": str(seed)}, source="made for a test")
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder with MNIST and Fashion-MNIST; tests that need it are skipped where $BYHAND_DATA names none."""
+    folder = os.environ.get("BYHAND_DATA")
+    if not folder:
+        pytest.skip("$BYHAND_DATA names no folder with MNIST and Fashion-MNIST")
+    return Path(folder)
