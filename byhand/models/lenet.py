@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
+from byhand.models.linear import check_counts
 from byhand.models.perceptron import activation_named
 
 
@@ -15,6 +16,7 @@ def lenet5(num_classes: int = 10, in_channels: int = 1, activation: str = "relu"
     subsampling layer, a C3 that sees only some of the maps (60,000 parameters in all), and distances to prototypes
     (RBF units) in place of the last linear layer.
     """
+    check_counts(num_classes=num_classes, in_channels=in_channels)
     Activation = activation_named(activation)
     features = nn.Sequential(
         nn.Conv2d(in_channels, 6, kernel_size=5),  # C1: 6 × 28 × 28

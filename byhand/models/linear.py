@@ -2,9 +2,19 @@
 
 from torch import nn
 
+from byhand.errors import SettingsError
+
+
+def check_counts(**counts: int) -> None:
+    """Nothing, if each is a whole number of at least 1; else a SettingsError that names it."""
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 1:
+            raise SettingsError(f"{name}={count!r} must be a whole number of at least 1")
+
 
 def linear_regression(in_features: int = 3, out_features: int = 1) -> nn.Sequential:
     """ŷ = x Wᵀ + b, (B, in_features) -> (B, out_features). in_features + 1 parameters for each output."""
+    check_counts(in_features=in_features, out_features=out_features)
     return nn.Sequential(nn.Linear(in_features, out_features))
 
 
@@ -13,4 +23,5 @@ def softmax_regression(in_features: int = 784, num_classes: int = 10) -> nn.Sequ
 
     The softmax itself stands in the loss, which takes logits: as a layer of its own it would lose small probabilities.
     """
+    check_counts(in_features=in_features, num_classes=num_classes)
     return nn.Sequential(nn.Flatten(), nn.Linear(in_features, num_classes))

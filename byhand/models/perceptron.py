@@ -26,9 +26,11 @@ def mlp(
     """Linear layers of the given ``widths`` with an activation between them, (B, ..., ) flattened -> (B, widths[-1]).
 
     The source's 784-256-128-10 has 235,146 parameters. ``dropout`` follows each activation; ``num_classes`` replaces
-    the last width. Raises SettingsError for fewer than two widths or one below 1.
+    the last width. Raises SettingsError for fewer than two widths, one below 1, or a dropout outside 0..1.
     """
-    widths = [*widths[:-1], num_classes] if num_classes else list(widths)
+    if not 0 <= dropout <= 1:
+        raise SettingsError(f"dropout={dropout} must lie in 0..1")
+    widths = list(widths) if num_classes is None else [*widths[:-1], num_classes]
     if len(widths) < 2 or any(not isinstance(width, int) or width < 1 for width in widths):
         raise SettingsError(
             f"widths={tuple(widths)} must be at least two whole numbers of at least 1: input, hidden, output"
