@@ -1,5 +1,6 @@
 """The command line. Each command imports what it needs when it runs: `--help` and `list` never wait for torch."""
 
+import io
 import os
 import sys
 import warnings
@@ -14,7 +15,6 @@ from byhand.errors import ByhandError
 app = typer.Typer(
     name="byhand",
     help="The classical networks of Dive into Deep Learning: by hand, proven, trained.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -34,6 +34,7 @@ app.add_typer(data.app, name="data")
 
 @app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
 ) -> None:
     """The classical networks of Dive into Deep Learning: by hand, proven, trained."""
@@ -42,6 +43,8 @@ def root(
 
         typer.echo(f"byhand {__version__}")
         raise typer.Exit()
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 # typer has carried its own copy of click since 0.26, so the class is found by its name.
@@ -50,6 +53,9 @@ _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 
 def main() -> None:
     """Run the command line and leave with its exit code: 0 done, 1 missed, 2 bad input, 130 interrupted."""
+    # A terminal or file of another encoding shows an escape for what it cannot hold.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         code = app(standalone_mode=False)

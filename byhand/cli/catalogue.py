@@ -52,20 +52,12 @@ def list_(
         return
     if kind in (None, "recipes"):
         table(
-            ("recipe", "network", "data set", "plans (epochs)", "source"),
-            [
-                (
-                    f"{r['name']} (default)" if r["default"] else r["name"],
-                    r["network"],
-                    r["dataset"],
-                    ", ".join(f"{plan} {epochs}" for plan, epochs in r["plans"].items()),
-                    r["source_accuracy"],
-                )
-                for r in recipes
-            ],
-            "Recipes: byhand train RECIPE [--plan PLAN]",
-            numbers=1,
+            ("recipe", "network", "data set", "book", "fast", "best", "source"),
+            [(r["name"], r["network"], r["dataset"], *r["plans"].values(), r["source_accuracy"]) for r in recipes],
+            "Recipes, epochs of their plans, accuracy in the source: byhand train RECIPE --plan PLAN",
+            numbers=4,
         )
+        typer.echo(f"`byhand train` alone trains {DEFAULT.name}.\n")
     if kind in (None, "networks"):
         rows = [(n["name"], n["title"], _shape(n["input_shape"]), n["source"]) for n in networks]
         table(("network", "title", "input", "source"), rows, "Networks: byhand show NETWORK, byhand prove NETWORK")

@@ -21,14 +21,10 @@ def compare(
         for row in rows:
             emit(row)
         return
-    columns = [
-        name for name in dict.fromkeys(key for row in rows for key in row) if name not in ("settings", "finished")
-    ]
-    differing = list(rows[0]["settings"]) if rows else []
-    cells = [
-        [*(row.get(column) for column in columns), *(row["settings"].get(name) for name in differing)] for row in rows
-    ]
-    table([*columns, *differing], cells)
+    measures = dict.fromkeys(key for row in rows for key in row if key not in ("name", "settings", "finished"))
+    lines = [(key.replace("_", " "), *(row.get(key) for row in rows)) for key in measures]
+    lines += [(name, *(row["settings"].get(name) for row in rows)) for name in rows[0]["settings"]]
+    table(("run", *(row["name"] for row in rows)), lines, numbers=len(rows))
     for row in rows:
         if not row["finished"]:
             typer.echo(f"{row['name']} is not finished; its numbers are those of its last epoch")

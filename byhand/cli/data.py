@@ -26,9 +26,11 @@ def status(context: typer.Context, data_dir: DataDir = None, as_json: Json = Fal
         for row in rows:
             emit(row)
         return
-    columns = ("name", "state", "where", "note", "num_train", "num_test", "bytes")
-    cells = [[row.get(column) or (None if column in ("where", "bytes") else "") for column in columns] for row in rows]
-    table(("data set", "state", "where", "note", "training", "test", "bytes"), cells, numbers=3)
+    cells = [
+        (row["name"], row["state"], ": ".join(str(part) for part in (row["where"], row["note"]) if part), row["bytes"])
+        for row in rows
+    ]
+    table(("data set", "state", "where", "bytes"), cells, numbers=1)
 
 
 @app.command()

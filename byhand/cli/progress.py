@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from byhand.jobs import Training
@@ -21,17 +21,18 @@ def follow(training: "Training") -> None:
     with _stopping(training):
         if not console.is_terminal:
             for epoch in training:
-                print(epoch_line(epoch, training.state.settings.epochs), file=sys.stderr, flush=True)
+                print(epoch_line(epoch, training), file=sys.stderr, flush=True)
             return
         started, first_step = time.perf_counter(), training.state.step
         live = Live(console=console, get_renderable=lambda: _bar(training, started, first_step), transient=True)
         with live:
             for epoch in training:
-                live.console.print(epoch_line(epoch, training.state.settings.epochs))
+                live.console.print(epoch_line(epoch, training))
 
 
-def epoch_line(epoch: "Epoch", epochs: int) -> str:
+def epoch_line(epoch: "Epoch", training: "Training") -> str:
     """One epoch in one line."""
+    epochs = training.state.settings.epochs
     parts = [f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}", f"loss {epoch.loss:.4f}"]
     if epoch.accuracy is not None:
         parts.append(f"accuracy {epoch.accuracy:.4f}")
@@ -39,9 +40,8 @@ def epoch_line(epoch: "Epoch", epochs: int) -> str:
         parts.append(f"held out: loss {epoch.validation_loss:.4f}")
     if epoch.validation_accuracy is not None:
         parts.append(f"accuracy {epoch.validation_accuracy:.4f}")
-    return "  ".join(
-        [*parts, f"lr {epoch.lr:.2g}", f"{epoch.examples_per_second:,.0f} examples/s", f"{epoch.seconds:.1f} s"]
-    )
+    speed = f"{epoch.examples_per_second:,.0f} {_examples(training)}/s"
+    return "  ".join([*parts, f"lr {epoch.lr:.2g}", speed, f"{epoch.seconds:.1f} s"])
 
 
 def _bar(training: "Training", started: float, first_step: int):
@@ -53,29 +53,45 @@ def _bar(training: "Training", started: float, first_step: int):
     steps = -(-len(training.data.train_images) // state.settings.batch_size) * state.settings.epochs
     done, seen = state.step - first_step, max(state.seen, 1)
     left = (time.perf_counter() - started) / done * (steps - state.step) if done else None
-    words = [f"epoch {min(state.epoch + 1, state.settings.epochs)}/{state.settings.epochs}"]
-    bar = ProgressBar(total=steps, completed=state.step, width=30)
-    numbers = [f"loss {float(state.loss_sum) / seen:.4f}"]
+    numbers = [f"loss {state.loss_sum / seen:.4f}"]
     if training.task == "classification":
-        numbers.append(f"accuracy {int(state.correct) / seen:.4f}")
-    numbers.append(f"{state.seen / max(state.seconds, 1e-9):,.0f} images/s")
-    numbers.append("– left" if left is None else f"{left:.0f} s left")
-    row = Table.grid(padding=(0, 2))
-    row.add_row(*words, bar, *numbers)
+        numbers.append(f"accuracy {state.correct / seen:.4f}")
+    numbers.append(f"{state.seen / max(state.seconds, 1e-9):,.0f} {_examples(training)}/s")
+    numbers.append("–:–– left" if left is None else f"{_clock(left)} left")
+    row = Table.grid(padding=(0, 1), expand=True)
+    row.add_column(no_wrap=True)
+    row.add_column(ratio=1)  # the bar takes what the words leave
+    for _ in numbers:
+        row.add_column(no_wrap=True)
+    words = f"epoch {min(state.epoch + 1, state.settings.epochs)}/{state.settings.epochs}"
+    row.add_row(words, ProgressBar(total=steps, completed=state.step), *numbers)
     return row
+
+
+def _examples(training: "Training") -> str:
+    return "images" if training.task == "classification" else "examples"
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any: 0:07, 1:02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 @contextmanager
 def _stopping(training: "Training") -> Iterator[None]:
-    """Within it Ctrl-C and SIGTERM end the training after its step; the second time they act as they always do."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Within it Ctrl-C and SIGTERM end the training after its step; the second one ends the program at once."""
+    # Of a job in the background a shell has Ctrl-C ignored, and kill -INT would do nothing the second time.
+    at_once: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.getsignal(number) for number in at_once}
 
     def stop(number: int, frame: object) -> None:
         training.state.stop = True
-        for other, handler in before.items():
+        for other, handler in at_once.items():
             signal.signal(other, handler)
 
-    for number in before:
+    for number in at_once:
         signal.signal(number, stop)
     try:
         yield

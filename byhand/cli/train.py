@@ -1,12 +1,13 @@
 """`byhand train` and `byhand resume`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from byhand.cli.options import DataDir, Json, Lang, RunPath, RunsDir, Show, check_language
-from byhand.cli.output import cell, emit, fail, table
+from byhand.cli.output import bounds, emit, fail, table
 
 if TYPE_CHECKING:
     from byhand.jobs import Training
@@ -84,12 +85,16 @@ def _complete(training: "Training", lang: str, plots: bool, show: bool, as_json:
     from byhand.cli.progress import follow
 
     follow(training)
+    resume = f"go on with: byhand resume {shlex.quote(str(training.run.path))}"
     if training.interrupted:
         training.save()
         state = training.state
         where = f"epoch {state.epoch + 1}, step {state.position}" if state.position else f"{state.epoch} epochs"
-        raise typer.Exit(fail(f"interrupted after {where}; go on with: byhand resume {training.run.path}", 130))
-    result = training.finish()
+        raise typer.Exit(fail(f"interrupted after {where}; {resume}", 130))
+    try:
+        result = training.finish()
+    except KeyboardInterrupt:
+        raise typer.Exit(fail(f"interrupted before the weights were measured; {resume}", 130)) from None
     drawn = []
     if plots or show:
         from byhand import plots as pictures
@@ -122,5 +127,5 @@ def _measures(result: dict[str, Any]):
         if result.get(key) is not None:
             yield name, result[key], result["source"].get(key)
     if result["reached"] is not None:
-        goal = ", ".join(f"{key} {cell(low)} to {cell(high)}" for key, (low, high) in result["goal"].items())
+        goal = ", ".join(f"{key.replace('_', ' ')} {bounds(*ends)}" for key, ends in result["goal"].items())
         yield f"reached ({goal})", result["reached"], None

@@ -1,0 +1,5 @@
+"""`python -m byhand`: the command line."""
+
+from byhand.cli import main
+
+main()
