@@ -40,7 +40,8 @@ def cross_entropy(
     ``mean`` divides by the weights of the labels that count (those other than ``ignore_index``); for distributions by
     the number of rows. Where no label counts the mean is NaN, as in torch.
 
-    Raises TargetError for labels out of range, ShapeError for shapes that do not fit, SettingsError for ε outside 0..1.
+    Raises TargetError for labels out of range (on an accelerator the loss is NaN instead), ShapeError for shapes that
+    do not fit, SettingsError for ε outside 0..1.
     """
     if not 0 <= label_smoothing <= 1:
         raise SettingsError(f"label_smoothing={label_smoothing} must lie in 0..1")
@@ -153,10 +154,9 @@ def _wanted(input, target, weight, ignore_index, smoothing, axis, num_classes) -
     ignored = target == ignore_index
     classes = _along(torch.arange(num_classes, device=input.device), input, axis)
     q = (target.unsqueeze(axis) == classes).to(input.dtype)
-    if input.device.type == "cpu":
+    if _may_be_read(target):
         _check_labels(target[~ignored], num_classes)
-    else:
-        # Reading the labels would wait for the accelerator in every step; one out of range makes the loss NaN there.
+    else:  # one out of range makes the loss NaN
         q = torch.where(((target < 0) | (target >= num_classes)).unsqueeze(axis), torch.nan, q)
     if smoothing:
         q = q * (1 - smoothing) + smoothing / num_classes
@@ -194,6 +194,11 @@ def _labels(target: Tensor) -> Tensor:
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise TargetError(f"labels are {target.dtype}; expected whole numbers, as int64")
     return target.long()  # a uint8 would be taken for a mask where it indexes, and 156 for −100
+
+
+def _may_be_read(target: Tensor) -> bool:
+    """Whether the labels are at hand; to look at them elsewhere would wait for the accelerator in every step."""
+    return target.device.type == "cpu"
 
 
 def _check_labels(target: Tensor, num_classes: int) -> None:
