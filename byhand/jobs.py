@@ -21,7 +21,7 @@ from byhand.training.evaluate import Measured, evaluate
 from byhand.training.fit import Epoch, fit
 from byhand.training.settings import Settings
 from byhand.training.state import State
-from byhand.training.tasks import REGRESSION
+from byhand.training.tasks import CLASSIFICATION, REGRESSION
 
 Progress = Callable[[str, int, int], None]
 
@@ -261,6 +261,12 @@ def _record(run: Run) -> dict[str, Any]:
     missing = [name for name in READ if name not in record]
     if missing:
         raise RunError(f"recipe.json of {run.path} lacks {', '.join(missing)}; it is not of a training with byhand")
+    network = record["network"]
+    named = isinstance(network, dict) and isinstance(network.get("name"), str)
+    if not (named and isinstance(network.get("options"), dict) and isinstance(record["recipe"], str)):
+        raise RunError(f"recipe.json of {run.path} names no recipe and network; it is not of a training with byhand")
+    if record["task"] not in (CLASSIFICATION, REGRESSION):
+        raise RunError(f"recipe.json of {run.path} has the unknown task {record['task']!r}; train anew")
     return record
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from byhand import jobs
-from byhand.errors import SettingsError
+from byhand.errors import DataError, SettingsError
 from byhand.recipes import Recipe
 from byhand.runs.storage import write_atomically
 
 MEASURES = ("accuracy", "loss", "train_accuracy", "train_loss", "max_weight_error", "closed_form_error", "seconds")
+KEYS = ("recipe", "plan", "dataset", "command", "epochs", "source", "goal", "means", "environment")  # read of a record
 
 
 def run_plan(
@@ -26,12 +27,15 @@ def run_plan(
     """The record of a plan over several seeds: each result, mean and spread of each measure, what the source reports.
 
     It is written to ``results_dir``/RECIPE-PLAN.json, and the table of all records there to its README.md. ``follow``
-    trains a ``Training`` to its end. Raises SettingsError without a seed, KeyboardInterrupt where ``follow`` was
-    interrupted.
+    trains a ``Training`` to its end. Raises, before any training, SettingsError without a seed and as ``check_folder``;
+    KeyboardInterrupt where ``follow`` was interrupted.
     """
     seeds = list(seeds)
     if not seeds:
         raise SettingsError("seeds=0 must be at least 1")
+    check_folder(results_dir)
+    folder = Path(results_dir)
+    folder.mkdir(parents=True, exist_ok=True)
     results, receipt = [], {}
     for seed in seeds:
         training = jobs.start(recipe.name, plan, seed=seed, **settings)
@@ -75,12 +79,18 @@ def run_plan(
         "environment": {key: receipt[key] for key in ("versions", "os", "cpu", "cores", "threads", "device", "data")},
     }
     record["environment"]["data"] = {key: receipt["data"][key] for key in ("name", "sha256")}
-    folder = Path(results_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(folder / f"{recipe.name}-{plan}{'-by-hand' if hand else ''}.json", text.encode())
     write_atomically(folder / "README.md", overview(folder).encode())
     return record
+
+
+def check_folder(results_dir: str | Path) -> None:
+    """Raises SettingsError for a file, DataError where the folder holds JSON that is no record: no overview then."""
+    folder = Path(results_dir)
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"{folder} is a file; give a folder for the results with --results-dir")
+    overview(folder)
 
 
 def rows_of(record: dict[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
@@ -135,8 +145,17 @@ def overview(folder: Path) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record of results; unlike a run's files it is meant to be read, moved and committed without a seal."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """A record of results; unlike a run's files it is meant to be read, moved and committed without a seal.
+
+    Raises DataError for a file that is none.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or any(key not in record for key in KEYS):
+        raise DataError(f"{path} is no record of `byhand reproduce`; move it away or give another --results-dir")
+    return record
 
 
 def _number(measure: str, value: float) -> str:

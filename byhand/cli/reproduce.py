@@ -23,17 +23,22 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Run recipes as they stand and set the results beside the source's; exits with 1 where a goal is missed."""
+    from byhand.errors import SettingsError
     from byhand.recipes import RECIPES
     from byhand.recipes import recipe as named
 
     chosen = [named(name) for name in recipes] if recipes else list(RECIPES)
     jobs = [(one, name) for one in chosen for name in (plan or one.plans)]
+    changes = {"by_hand": by_hand} | ({} if threads is None else {"threads": threads})
     for one, name in jobs:
-        one.plan(name)
+        one.plan(name).settings.replace(**changes)
+    if seeds < 1:
+        raise SettingsError(f"seeds={seeds} must be at least 1")
 
     from byhand.cli.progress import follow
-    from byhand.reproduce import rows_of, run_plan
+    from byhand.reproduce import check_folder, rows_of, run_plan
 
+    check_folder(results_dir)
     missed = False
     for one, name in jobs:
         typer.echo(f"{one.name}, plan {name}, {seeds} seeds", err=True)
@@ -45,8 +50,7 @@ def reproduce(
             data_dir=data_dir,
             runs_dir=runs_dir,
             results_dir=results_dir,
-            by_hand=by_hand,
-            **({} if threads is None else {"threads": threads}),
+            **changes,
         )
         missed |= found["reached"] is False
         if as_json:
