@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from against_torch import assert_refused, random, value_and_gradients
 from torch import nn as library
 
@@ -39,6 +40,10 @@ CASES = [(name, args, kwargs) for name, cases in LAYERS.items() for args, kwargs
 LOSSES = [name for name in OWN if name.endswith("Loss")]
 
 
+def not_compiled(name):
+    return inspect.isfunction(getattr(F, name)) and not name.startswith("max_pool2d")
+
+
 def both(name, args=(), kwargs=None):
     pair = []
     for place in (nn, library):
@@ -63,6 +68,13 @@ def test_a_layer_takes_the_arguments_of_torch_with_their_defaults(name):
     assert [(p.name, p.default, p.kind) for p in mine.values()] == [
         (p.name, p.default, p.kind) for p in theirs.values()
     ]
+
+
+# The others are compiled functions of torch that tell no signature, or choose between two at run time.
+@pytest.mark.parametrize("name", [n for n in nn.functional.__all__ if not_compiled(n)])
+def test_a_function_takes_the_arguments_of_torch_with_their_defaults(name):
+    mine, theirs = (inspect.signature(getattr(place, name)).parameters for place in (nn.functional, F))
+    assert [(p.name, p.default) for p in mine.values()] == [(p.name, p.default) for p in theirs.values()]
 
 
 @pytest.mark.parametrize(("name", "args", "kwargs"), CASES, ids=str)
@@ -206,7 +218,7 @@ def test_the_hypercomplex_layer_is_linear_in_the_sum_of_torchs_kronecker_product
     torch.nn.init.normal_(layer.rules)
     weight = sum(torch.kron(layer.rules[i], layer.blocks[i]) for i in range(n))
     x = random(5, 2, d)
-    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, weight, layer.bias))
+    torch.testing.assert_close(layer(x), F.linear(x, weight, layer.bias))
 
 
 def test_the_hypercomplex_layer_starts_as_spread_as_a_full_one():

@@ -81,6 +81,15 @@ def test_a_tensor_changed_between_the_way_forth_and_back_is_an_error_not_a_wrong
         y.backward()
 
 
+def test_a_second_derivative_is_an_error_and_not_a_zero():
+    # the way back is a formula of numbers, which autograd cannot follow a second time
+    w = random(1, 3).requires_grad_()
+    y = ops.linear(random(2, 3, seed=1), w)
+    (slope,) = torch.autograd.grad((y * y).sum(), w, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
 def test_linear_refuses_shapes_that_do_not_fit():
     x, weight = torch.zeros(4, 3), torch.zeros(2, 5)
     assert_refused(ShapeError, lambda: ops.linear(x, weight), (4, 3), (2, 5))
