@@ -64,10 +64,6 @@ TABLES = frozenset(nn.Module().__dict__)
 
 FUNCTIONS: dict[Callable, Callable] = {
     torch.max_pool2d: functional.max_pool2d,
-    torch.max_pool2d_with_indices
-    if hasattr(torch, "max_pool2d_with_indices")
-    else nn.functional.max_pool2d_with_indices: (functional.max_pool2d_with_indices),
-    nn.functional.max_pool2d_with_indices: functional.max_pool2d_with_indices,
     torch.conv2d: functional.conv2d,
     torch.flatten: ops.flatten,
     Tensor.flatten: ops.flatten,
