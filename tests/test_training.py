@@ -503,6 +503,23 @@ def test_the_same_state_goes_on_bit_for_bit_in_memory(point):
     assert_same(weights(state), weights(whole))
 
 
+def test_a_training_that_is_left_after_every_single_step_goes_on_bit_for_bit():
+    data = made("mnist")
+    settings = PLAIN.replace(epochs=3, optimizer="adamw", lr=3e-3, **RANDOM)
+    whole = new("mlp", settings, dropout=0.3)
+    list(fit(whole, data))
+    state, epochs = new("mlp", settings, dropout=0.3), []
+    for done in range(1, 10):
+        epochs += stopped_after(state, data, done)
+        saved = state.state_dict()
+        torch.manual_seed(done)
+        state = new("mlp", settings, dropout=0.3)
+        state.load_state_dict(saved)
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3]
+    assert_same(weights(state), weights(whole))
+    assert_same(dict(state.kept.state_dict()), dict(whole.kept.state_dict()))
+
+
 def test_leaving_the_loop_between_epochs_is_a_point_to_go_on_from():
     data = made("mnist")
     whole, first = (new("mlp", PLAIN.replace(epochs=3, shift=1, momentum=0.9)) for _ in range(2))

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from byhand.cli import catalogue, compare, data, evaluate, export, plot, predict, prove, reproduce, train
-from byhand.cli.output import fail
+from byhand.cli.output import Interrupted, fail
 from byhand.errors import ByhandError
 
 app = typer.Typer(
@@ -59,10 +59,14 @@ def main() -> None:
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # what typer makes of Ctrl-C since 0.26, without a word
+            fail("interrupted")
     except ByhandError as error:
         code = fail(str(error))
     except _UsageError as error:
         code = fail(str(error.format_message()))
+    except Interrupted as interrupted:
+        code = fail(str(interrupted), 130)
     except (KeyboardInterrupt, typer.Abort):
         code = fail("interrupted", 130)
     except BrokenPipeError:  # the reader (head, less) has left

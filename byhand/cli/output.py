@@ -7,6 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 
+class Interrupted(Exception):
+    """A command that was interrupted and could still say how to go on; its one line, for exit code 130."""
+
+
 def emit(record: Any) -> None:
     """Print one JSON object on a line of its own; what is not a finite number becomes null, as JSON has none."""
     text = json.dumps(_strict(record), ensure_ascii=False)

@@ -1,12 +1,16 @@
 """`byhand reproduce`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from byhand.cli.options import DataDir, Json, RunsDir
-from byhand.cli.output import emit, table
+from byhand.cli.output import Interrupted, emit, table
+from byhand.cli.train import place, resume_command
+
+if TYPE_CHECKING:
+    from byhand.jobs import Training
 
 
 def reproduce(
@@ -39,6 +43,16 @@ def reproduce(
     from byhand.reproduce import check_folder, rows_of, run_plan
 
     check_folder(results_dir)
+
+    def to_its_end(training: "Training") -> None:
+        follow(training)
+        if training.interrupted:
+            training.save()
+            raise Interrupted(
+                f"interrupted after {place(training)}; results are written when all seeds of a plan are done. This run "
+                f"alone goes on with: {resume_command(training)}"
+            )
+
     missed = False
     for one, name in jobs:
         typer.echo(f"{one.name}, plan {name}, {seeds} seeds", err=True)
@@ -46,7 +60,7 @@ def reproduce(
             one,
             name,
             range(seeds),
-            follow,
+            to_its_end,
             data_dir=data_dir,
             runs_dir=runs_dir,
             results_dir=results_dir,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from byhand.cli.options import DataDir, Json, Lang, RunPath, RunsDir, Show, check_language
-from byhand.cli.output import bounds, emit, fail, table
+from byhand.cli.output import Interrupted, bounds, emit, table
 
 if TYPE_CHECKING:
     from byhand.jobs import Training
@@ -85,16 +85,14 @@ def _complete(training: "Training", lang: str, plots: bool, show: bool, as_json:
     from byhand.cli.progress import follow
 
     follow(training)
-    resume = f"go on with: byhand resume {shlex.quote(str(training.run.path))}"
     if training.interrupted:
         training.save()
-        state = training.state
-        where = f"epoch {state.epoch + 1}, step {state.position}" if state.position else f"{state.epoch} epochs"
-        raise typer.Exit(fail(f"interrupted after {where}; {resume}", 130))
+        raise Interrupted(f"interrupted after {place(training)}; go on with: {resume_command(training)}")
     try:
         result = training.finish()
     except KeyboardInterrupt:
-        raise typer.Exit(fail(f"interrupted before the weights were measured; {resume}", 130)) from None
+        resume = resume_command(training)
+        raise Interrupted(f"interrupted before the weights were measured; go on with: {resume}") from None
     drawn = []
     if plots or show:
         from byhand import plots as pictures
@@ -111,6 +109,17 @@ def _complete(training: "Training", lang: str, plots: bool, show: bool, as_json:
     typer.echo(f"run: {training.run.path}")
     if drawn:
         typer.echo(f"pictures: {training.run.path / 'figures'} ({', '.join(path.stem for path in drawn)})")
+
+
+def place(training: "Training") -> str:
+    """Where a training stands, in words."""
+    state = training.state
+    return f"epoch {state.epoch + 1}, step {state.position}" if state.position else f"{state.epoch} epochs"
+
+
+def resume_command(training: "Training") -> str:
+    """What to type to go on with a training, quoted for a shell."""
+    return f"byhand resume {shlex.quote(str(training.run.path))}"
 
 
 def _measures(result: dict[str, Any]):
