@@ -1,5 +1,6 @@
 """The command line as a new user meets it: what it prints, in JSON and for people, and how it leaves."""
 
+import io
 import json
 import os
 import re
@@ -258,22 +259,24 @@ def test_reproduce_writes_its_results_and_leaves_with_1_where_a_goal_is_missed(b
     assert "NO" in said.out
 
 
-def test_non_ascii_names_come_out_as_json_wherever_stdout_goes(trained, tmp_path):
-    odd = tmp_path / "跑 é \udcff"
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_non_ascii_names_come_out_as_json_wherever_stdout_goes(encoding, trained, tmp_path, monkeypatch, byhand):
+    odd = tmp_path / "跑 é \udcff"  # the last is a byte that is no UTF-8
     os.symlink(trained, odd)
-    for encoding in ("utf-8", "ascii", "latin-1"):
-        done = subprocess.run(
-            [sys.executable, "-m", "byhand", "compare", "--json", odd],
-            capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": encoding},
-        )  # fmt: skip
-        assert (done.returncode, done.stderr) == (0, b""), (encoding, done.stderr[-300:])
-        assert json.loads(done.stdout)["recipe"] == "lenet5-digits"
-        for command in (["list"], ["show", "lenet5"], ["evaluate", odd]):
-            done = subprocess.run(
-                [sys.executable, "-m", "byhand", *command],
-                capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": encoding},
-            )  # fmt: skip
-            assert (done.returncode, done.stderr) == (0, b""), (encoding, command, done.stderr[-300:])
+
+    def said(*arguments):
+        stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", stdout)
+            done = byhand(*arguments)
+        assert (done.code, done.err) == (0, "")
+        return stdout.buffer.getvalue()
+
+    record = json.loads(said("evaluate", "--json", odd))
+    assert record["run"] == str(odd)  # it opens the directory again
+    assert Run.open(record["run"]).finished
+    for command in (["list"], ["show", "lenet5"], ["evaluate", odd], ["compare", odd], ["plot", odd, "loss"]):
+        assert len(said(*command)) > 10
 
 
 def test_a_reader_that_leaves_early_is_no_error():

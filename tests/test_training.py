@@ -723,7 +723,7 @@ def test_the_loss_and_accuracy_of_an_epoch_were_measured_before_each_step():
     for batch in permutations(settings, 40)[0].split(16):
         logits = model(data.train_images[batch].float() / 255)
         loss = nn.functional.cross_entropy(logits, data.train_labels[batch])
-        loss_sum += float(loss) * len(batch)
+        loss_sum += float(loss.detach()) * len(batch)
         right += int((logits.argmax(1) == data.train_labels[batch]).sum())
         optimizer.zero_grad()
         loss.backward()
