@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "recipes": {"training", "models", "data"},
     "jobs": BELOW_JOBS,
     "reproduce": BELOW_JOBS | {"jobs"},
-    "cli": BELOW_JOBS | {"jobs", "reproduce"},
+    "bench": BELOW_JOBS | {"jobs", "reproduce"},
+    "cli": BELOW_JOBS | {"jobs", "reproduce", "bench"},
     "__main__": {"cli"},
     "__init__": BELOW_JOBS | {"jobs"},
 }

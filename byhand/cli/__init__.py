@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from byhand.cli import catalogue, compare, data, evaluate, export, plot, predict, prove, reproduce, train
+from byhand.cli import bench, catalogue, compare, data, evaluate, export, plot, predict, prove, reproduce, train
 from byhand.cli.output import Interrupted, fail
 from byhand.errors import ByhandError
 
@@ -29,6 +29,7 @@ app.command("plot")(plot.plot)
 app.command("compare")(compare.compare)
 app.command("reproduce")(reproduce.reproduce)
 app.command("export")(export.export)
+app.command("bench")(bench.bench)
 app.add_typer(data.app, name="data")
 
 
