@@ -259,6 +259,11 @@ def test_reproduce_writes_its_results_and_leaves_with_1_where_a_goal_is_missed(b
     assert "NO" in said.out
 
 
+def test_a_number_that_is_not_finite_is_null_in_json(capsys):
+    output.emit({"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": -float("inf")}, "e": (True, None, 3)})
+    assert capsys.readouterr().out == '{"a": null, "b": [null, 1.5], "c": {"d": null}, "e": [true, null, 3]}\n'
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 def test_non_ascii_names_come_out_as_json_wherever_stdout_goes(encoding, trained, tmp_path, monkeypatch, byhand):
     odd = tmp_path / "跑 é \udcff"  # the last is a byte that is no UTF-8
