@@ -175,7 +175,9 @@ def example_input(model: nn.Module) -> Tensor:
             shapes = [(4, features)]
             break
         if isinstance(channels := getattr(module, "in_channels", None), int):
-            shapes = [(2, channels, size, size) for size in (28, 32, 64, 96, 128, 224, 299, 16, 8)]
+            # 16 images, as from there on convolutions by hand may go their faster way; fewer where they are large
+            sizes = (28, 32, 64, 96, 128, 224, 299, 16, 8)
+            shapes = [(16 if size <= 64 else 2, channels, size, size) for size in sizes]
             break
     if next(model.parameters(), None) is None:
         shapes = [(4, 6), (2, 3, 8, 8)]

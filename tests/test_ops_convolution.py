@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from byhand import ops
 from byhand.errors import SettingsError, ShapeError
 from byhand.nn import functional
+from byhand.ops import tiles
+from byhand.ops.layout import batch_innermost
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
 layouts = st.sampled_from(LAYOUTS)
@@ -296,3 +298,58 @@ def test_the_functional_pad_refuses_what_has_no_twin():
     for pad, value in [((1, 1, 1), None), ((1, -1), None), ((1, 1), 2.0), ((1,) * 6, None)]:
         assert_refused(SettingsError, lambda p=pad, v=value: functional.pad(x, p, value=v), pad, value)
     assert_refused(SettingsError, lambda: functional.pad(torch.zeros(3), (1, 1)), (1, 1), (3,))
+
+
+@drawn
+@given(
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    tiles_down=st.integers(1, 3),
+    tiles_across=st.integers(1, 3),
+    channels=st.integers(1, 3),
+    outputs=st.integers(1, 4),
+    bias=st.booleans(),
+    dtype=dtypes,
+    layout=layouts,
+)
+def test_convolution_by_tiles_agrees_with_torch(
+    kernel, tiles_down, tiles_across, channels, outputs, bias, dtype, layout
+):
+    height, width = 2 * tiles_down + kernel[0] - 1, 2 * tiles_across + kernel[1] - 1
+    x = laid_out(random(3, channels, height, width, dtype=dtype), layout)
+    weight = random(outputs, channels, *kernel, dtype=dtype, seed=1)
+    b = random(outputs, dtype=dtype, seed=2) if bias else None
+    assert_agree(tiles.conv2d, F.conv2d, x, weight, b)
+
+
+def test_small_kernels_over_a_batch_go_by_tiles_and_all_else_by_columns():
+    def goes_by_tiles(batch=16, outputs=6, kernel=5, size=32, **settings):
+        x = random(batch, 1, size, size, dtype=torch.float32).requires_grad_()
+        y = ops.conv2d(x, random(outputs, 1, kernel, kernel, dtype=torch.float32), **settings)
+        return y.grad_fn.name() == "conv2d_tilesBackward"
+
+    assert goes_by_tiles()
+    assert not any(
+        [
+            goes_by_tiles(batch=8),
+            goes_by_tiles(outputs=32),
+            goes_by_tiles(kernel=1),
+            goes_by_tiles(size=31),
+            goes_by_tiles(stride=2),
+            goes_by_tiles(dilation=2),
+        ]
+    )
+
+
+@drawn
+@given(shape=st.tuples(*[st.integers(1, 4)] * 4), layout=layouts)
+def test_the_batch_innermost_keeps_the_images_and_only_moves_them_in_memory(shape, layout):
+    x = laid_out(random(*shape), layout)
+    moved = batch_innermost(x)
+    assert torch.equal(moved, x)
+    assert moved.permute(1, 2, 3, 0).is_contiguous()
+    assert batch_innermost(moved) is moved
+
+
+def test_the_result_of_a_convolution_can_be_viewed_as_vectors():
+    y = ops.conv2d(random(16, 1, 8, 8), random(4, 1, 3, 3))
+    assert torch.equal(y.view(16, -1), y.contiguous().view(16, -1))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from byhand.errors import SettingsError, ShapeError
 from byhand.ops.convolution import Pair, pair
+from byhand.ops.layout import full_like
 from byhand.ops.tape import operation
 
 
@@ -43,9 +44,9 @@ def max_pool2d_forward(x: Tensor, grid):
 
 def max_pool2d_backward(needed, grad: Tensor, where: Tensor, shape: torch.Size):
     # Windows may overlap, so what arrives at one pixel adds up.
-    d_input = grad.new_zeros(shape).flatten(2)
-    d_input.scatter_add_(2, where.flatten(2), grad.flatten(2))
-    return d_input.view(shape), None
+    d_input = full_like(grad, shape, 0)
+    d_input.flatten(2).scatter_add_(2, where.flatten(2), grad.flatten(2))
+    return d_input, None
 
 
 _max_pool2d = operation(max_pool2d_forward, max_pool2d_backward)
@@ -85,42 +86,51 @@ def avg_pool2d(
     if divisor_override is not None and divisor_override < 1:
         raise SettingsError(f"divisor_override={divisor_override} must be at least 1")
     x, grid = _laid_out(input, kernel_size, stride, padding, 1, ceil_mode)
-    if divisor_override is None:
-        rows, columns = (axis.counts(count_include_pad, x) for axis in grid)
-        divisor = rows[:, None] * columns
+    rows, columns = grid
+    divisor: Tensor | int
+    if divisor_override is not None:
+        divisor = divisor_override
+    elif rows.even and columns.even:
+        divisor = rows.kernel * columns.kernel
     else:
-        divisor = x.new_full((1, 1), divisor_override)
+        divisor = rows.counts(count_include_pad, x)[:, None] * columns.counts(count_include_pad, x)
     y = _avg_pool2d(x, grid, divisor)
     return y[0] if input.ndim == 3 else y
 
 
-def avg_pool2d_forward(x: Tensor, grid, divisor: Tensor):
+def avg_pool2d_forward(x: Tensor, grid, divisor: Tensor | int):
     # The sum over a window is a sum down its columns, then across: kH + kW additions in place of kH · kW.
     rows, columns = grid
     padded = _padded(x, grid, value=0)
-    down = padded[:, :, rows.places(0), :].clone()
-    for u in range(1, rows.kernel):
-        down += padded[:, :, rows.places(u), :]
-    total = down[:, :, :, columns.places(0)].clone()
-    for v in range(1, columns.kernel):
-        total += down[:, :, :, columns.places(v)]
-    return total / divisor, (x.shape, grid, divisor)
+    down = _sum([padded[:, :, rows.places(u), :] for u in range(rows.kernel)])
+    total = _sum([down[:, :, :, columns.places(v)] for v in range(columns.kernel)])
+    return total.div_(divisor), (x.shape, grid, divisor)
 
 
-def avg_pool2d_backward(needed, grad: Tensor, shape: torch.Size, grid, divisor: Tensor):
+def avg_pool2d_backward(needed, grad: Tensor, shape: torch.Size, grid, divisor: Tensor | int):
     B, C, H, W = shape
     rows, columns = grid
     share = grad / divisor
-    down = grad.new_zeros(B, C, rows.count, columns.extent)
+    down = full_like(grad, (B, C, rows.count, columns.extent), 0)
     for v in range(columns.kernel):
         down[:, :, :, columns.places(v)] += share
-    padded = grad.new_zeros(B, C, rows.extent, columns.extent)
+    padded = full_like(grad, (B, C, rows.extent, columns.extent), 0)
     for u in range(rows.kernel):
         padded[:, :, rows.places(u), :] += down
     return padded[:, :, rows.padding : rows.padding + H, columns.padding : columns.padding + W], None, None
 
 
 _avg_pool2d = operation(avg_pool2d_forward, avg_pool2d_backward)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    """A new tensor with the sum of the parts."""
+    if len(parts) == 1:
+        return parts[0].clone()
+    total = parts[0] + parts[1]
+    for part in parts[2:]:
+        total += part
+    return total
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size) -> Tensor:
@@ -185,6 +195,11 @@ class Axis:
             )
         self.extent = max(size + 2 * padding, (self.count - 1) * stride + covered)
 
+    @property
+    def even(self) -> bool:
+        """Whether every window covers whole pixels of the image alone: no padding, nothing hanging over."""
+        return self.padding == 0 and self.extent == self.size
+
     def places(self, u: int) -> slice:
         """What place u of the kernel sees in the padded image, one pixel a window."""
         start = u * self.dilation
@@ -224,6 +239,6 @@ def _padded(x: Tensor, grid: tuple[Axis, Axis], value: float) -> Tensor:
     B, C, H, W = x.shape
     if (rows.extent, columns.extent) == (H, W):
         return x
-    padded = x.new_full((B, C, rows.extent, columns.extent), value)
+    padded = full_like(x, (B, C, rows.extent, columns.extent), value)
     padded[:, :, rows.padding : rows.padding + H, columns.padding : columns.padding + W] = x
     return padded
