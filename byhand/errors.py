@@ -37,7 +37,7 @@ class RunError(ByhandError):
 
 
 class NonFiniteLoss(ByhandError):
-    """Training met a loss that is infinite or not a number; it stopped before the optimizer step."""
+    """Training met a loss that is infinite, not a number or beyond return; it stopped before the optimizer step."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:

@@ -82,7 +82,8 @@ class Training:
             training = Measured(last["loss"], last.get("accuracy"))
         else:
             training = evaluate(kept, self.data.train_images, self.data.train_labels, settings, self.task)
-        result |= {"train_loss": training.loss, "train_accuracy": training.accuracy}
+        moment = "while the last epoch ran" if settings.running_metrics else "with the final weights"
+        result |= {"train_loss": training.loss, "train_accuracy": training.accuracy, "train_measured": moment}
         result |= _weight_errors(kept, self.data, self.task)
         result |= {"source": self.run.recipe()["reported"], "goal": self.run.recipe()["goal"]}
         result["reached"] = reached(result, result["goal"])

@@ -398,8 +398,10 @@ def test_a_training_by_hand_dispatches_no_kernel_of_a_layer_a_loss_or_an_optimiz
         state = new(network, settings, **options)
         # On a CPU torch's optimizers, too, are made of plain arithmetic, so the watch cannot tell them from ours.
         assert type(state.optimizer).__module__.startswith("byhand.optim." if by_hand else "torch.optim.")
+        task = REGRESSION if regression else "classification"
         with Kernels() as kernels:
-            list(fit(state, data, REGRESSION if regression else "classification"))
+            list(fit(state, data, task))
+            evaluate(state.kept, data.test_images, data.test_labels, settings, task)
         seen[by_hand] = {name for name in kernels.names if any(part in name for part in OF_A_LAYER)}
     assert seen[True] == set()
     assert seen[False] != set()  # the watch sees the library's
@@ -617,6 +619,15 @@ def test_a_loss_that_is_no_number_stops_before_the_step(value, by_hand):
     assert len(after) == 1
     assert_same(weights(state), after[0])
     assert state.step == 1
+
+
+def test_a_classification_whose_loss_is_finite_but_beyond_return_stops_before_the_step():
+    # A linear network never gets to infinity: its logits only grow with the lr.
+    state = new("softmax-regression", PLAIN.replace(lr=1e9))
+    with pytest.raises(NonFiniteLoss, match="Try a lower lr"):
+        list(fit(state, made("mnist")))
+    assert state.finite()
+    assert state.epoch == 0
 
 
 def test_weights_that_became_infinite_in_the_last_step_are_never_saved(tmp_path, monkeypatch):

@@ -128,8 +128,8 @@ def _measures(result: dict[str, Any]):
         "loss": f"loss, {result['measured_on']}",
         "max_weight_error": "largest error of a weight",
         "closed_form_error": "largest distance from the closed form",
-        "train_accuracy": "accuracy, training images",
-        "train_loss": "loss, training images",
+        "train_accuracy": f"accuracy, training images {result['train_measured']}",
+        "train_loss": f"loss, training images {result['train_measured']}",
         "seconds": "seconds of training",
     }
     for key, name in names.items():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from byhand.nn import by_hand
 from byhand.training.settings import Settings
 from byhand.training.tasks import CLASSIFICATION, correct_of, loss_of
 
@@ -25,15 +26,16 @@ def evaluate(
     task: str = CLASSIFICATION,
     batch_size: int = 1000,
 ) -> Measured:
-    """The loss and accuracy of a network over all the given examples; its mode is left as it was."""
+    """The loss and accuracy of a network over all the given examples, in the hand of the settings; its mode is kept."""
     device = next(model.parameters()).device
-    training, plain = model.training, settings.replace(label_smoothing=0.0, by_hand=False)
+    training, plain = model.training, settings.replace(label_smoothing=0.0)
     model.eval()
+    network = by_hand(model) if settings.by_hand else model
     loss, correct = 0.0, 0
     with torch.no_grad():
         for batch, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
             targets = targets.to(device)
-            outputs = model(settings.preparation(batch.to(device)))
+            outputs = network(settings.preparation(batch.to(device)))
             loss += float(loss_of(task, outputs, targets, plain)) * len(targets)
             correct += int(correct_of(task, outputs, targets))
     model.train(training)

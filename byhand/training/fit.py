@@ -17,6 +17,8 @@ from byhand.training.settings import Settings
 from byhand.training.state import State, lr_at
 from byhand.training.tasks import CLASSIFICATION, correct_of, loss_of
 
+DIVERGED = 1e6  # a mean cross-entropy that no training comes back from: the label's probability is e^(−1,000,000)
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -48,8 +50,8 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
     bit. Where examples are held out, they stand in the place of the test set (``Dataset.hold_out``) and are measured
     after each epoch; without, the test set is not looked at here.
 
-    Raises NonFiniteLoss before the step that would have spoilt the weights, RunError where the state is of a training
-    with another number of examples or batches.
+    Raises NonFiniteLoss before a step from a loss that is not finite, or in a classification above 1e6; RunError where
+    the state is of a training with another number of examples or batches.
     """
     settings = state.settings
     images, labels = data.train_images.to(state.device), data.train_labels.to(state.device)
@@ -99,9 +101,9 @@ def _step(state: State, inputs: Tensor, targets: Tensor, lr: float, task: str) -
     outputs = state.model(inputs)
     loss = loss_of(task, outputs, targets, settings)
     value = float(loss.detach())
-    if not math.isfinite(value):
+    if not math.isfinite(value) or (task == CLASSIFICATION and value > DIVERGED):
         raise NonFiniteLoss(
-            f"the loss became {value} in epoch {state.epoch + 1}, step {state.position + 1}, at lr={lr:.3g}; the "
+            f"the loss became {value:.3g} in epoch {state.epoch + 1}, step {state.position + 1}, at lr={lr:.3g}; the "
             f"weights of the last checkpoint are kept. Try a lower lr (now {settings.lr:g}), or a warm-up"
         )
     optimizer.zero_grad()
