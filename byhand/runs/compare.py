@@ -6,9 +6,9 @@ from typing import Any
 
 from byhand.runs.run import Run
 
-# What has its own column, and what follows from the recipe's name: neither explains a difference between two runs.
+# What has its own column, and what follows from the recipe or stands in the settings too, explains no difference.
 _OWN_COLUMNS = ("recipe", "name", "plan", "seed", "settings.seed", "by_hand", "settings.by_hand")
-_FOLLOWING = ("reported", "goal", "changed", "class_names", "input_shape")
+_FOLLOWING = ("preparation", "reported", "goal", "changed", "class_names", "input_shape")
 
 
 def compare(runs: Iterable["Run | str | os.PathLike[str]"]) -> list[dict[str, Any]]:
