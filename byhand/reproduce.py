@@ -123,6 +123,7 @@ def overview(folder: Path) -> str:
         "Means over the seeds and their standard deviation, on the test set with the final weights. Training loss and",
         "accuracy of `book` are those summed up while the last epoch ran, as the source does it. The command gives a",
         "row again; the JSON file beside has every seed, all settings, versions, machine and checksums of the data.",
+        "Seconds of training are those of a machine that also did other work; `byhand bench` is what measures speed.",
         "",
         "| recipe | plan | epochs | measure | source | here | goal | reached | seconds a run | command |",
         "|---|---|---|---|---|---|---|---|---|---|",
