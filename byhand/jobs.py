@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +140,13 @@ def start(
     receipt = environment(resolved.seed, device, torch.get_num_threads(), dataset)
     # As an absolute path, since the run may be opened from another folder.
     receipt["data_dir"] = None if data_dir is None else os.path.abspath(data_dir)
-    had_runs_dir = Path(runs_dir).exists()
     training = Training(Run.create(runs_dir, record, receipt), state, dataset, [])
     try:
         training.save()  # a run that is killed in its first epoch can be resumed too
     except BaseException:
-        shutil.rmtree(training.run.path if had_runs_dir else runs_dir, ignore_errors=True)
+        shutil.rmtree(training.run.path, ignore_errors=True)
+        with suppress(OSError):  # where other runs are, it stays
+            Path(runs_dir).rmdir()
         raise
     return training
 
@@ -186,10 +188,14 @@ def train(
 
     Raises ByhandError of a kind that fits; NonFiniteLoss where the training fails.
     """
-    training = start(recipe, plan, data_dir=data_dir, runs_dir=runs_dir, **settings)
-    for _ in training:
-        pass
-    training.finish()
+    threads = torch.get_num_threads()
+    try:
+        training = start(recipe, plan, data_dir=data_dir, runs_dir=runs_dir, **settings)
+        for _ in training:
+            pass
+        training.finish()
+    finally:
+        torch.set_num_threads(threads)  # a plan's number of threads is not the caller's
     return training.run
 
 
