@@ -1,7 +1,7 @@
 """From the images of a data set to the batch that a network takes."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 class Preparation:
     """How uint8 images become floats: brought to ``size`` pixels by ``resize`` or ``pad``, then (x / 255 − mean) / std.
 
-    ``size=None`` leaves the size as it is. Padding adds black pixels on all four sides, resizing is bilinear.
+    ``size=None`` leaves the size as it is. Padding adds black pixels on all four sides, resizing is bilinear. ``mean``
+    and ``std`` are one number, or one for each channel.
     """
 
     size: int | None = None
     fit: str | None = None
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float | Sequence[float] = 0.0
+    std: float | Sequence[float] = 1.0
 
     def __post_init__(self) -> None:
         if self.fit not in (None, "resize", "pad") or (self.size is None) != (self.fit is None):
@@ -30,9 +31,9 @@ class Preparation:
             )
         if self.size is not None and (not isinstance(self.size, int) or self.size < 1):
             raise SettingsError(f"size={self.size!r} must be a whole number of pixels, at least 1")
-        if not is_finite(self.mean):
-            raise SettingsError(f"mean={self.mean!r} must be a finite number")
-        if not is_finite(self.std) or self.std <= 0:
+        if not all(is_finite(mean) for mean in each(self.mean)):
+            raise SettingsError(f"mean={self.mean!r} must be a finite number, or one for each channel")
+        if not all(is_finite(std) and std > 0 for std in each(self.std)):
             raise SettingsError(f"std={self.std!r} must be a finite number above 0; 1 keeps the scale 0–1")
 
     @classmethod
@@ -78,3 +79,8 @@ def is_finite(value: Any) -> bool:
     """Whether this is a number, and one that a float can hold."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and abs(value) <= sys.float_info.max  # false for NaN; math.isfinite fails on a whole number too large
+
+
+def each(value: Any) -> Sequence[Any]:
+    """The numbers of a setting that is one number, or one for each channel."""
+    return value if isinstance(value, list | tuple) and value else (value,)
