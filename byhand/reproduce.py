@@ -141,7 +141,7 @@ def overview(folder: Path) -> str:
     machines = set()
     for record in records:
         where = record["environment"]
-        machines.add(f"{where['cpu']}, {where['threads']} threads, torch {where['versions']['torch']}")
+        machines.add(f"{where['cpu']}, {_counted(where['threads'], 'thread')}, torch {where['versions']['torch']}")
     return "\n".join([*lines, "", f"Measured on: {'; '.join(sorted(machines))}.", ""])
 
 
@@ -157,6 +157,10 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or any(key not in record for key in KEYS):
         raise DataError(f"{path} is no record of `byhand reproduce`; move it away or give another --results-dir")
     return record
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _number(measure: str, value: float) -> str:
