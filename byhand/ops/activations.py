@@ -1,5 +1,7 @@
 """Elementwise non-linearities; Dive into Deep Learning, section 4.1."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -44,10 +46,7 @@ _tanh = operation(tanh_forward, tanh_backward)
 
 
 def relu(input: Tensor) -> Tensor:
-    """max(x, 0), any shape; the slope at 0 is 0, as in torch. A NaN stays a NaN.
-
-    Other than in torch, an infinite gradient at a closed gate becomes NaN, not 0: it is multiplied by the gate.
-    """
+    """max(x, 0), any shape; the slope at 0 is 0, as in torch. A NaN stays a NaN."""
     return _relu(input)
 
 
@@ -57,8 +56,11 @@ def relu_forward(x: Tensor):
 
 
 def relu_backward(needed, grad: Tensor, y: Tensor):
-    # The gate as numbers, 1 or 0: choosing by a mask takes ten times as long. A NaN leaves it open, as in torch.
-    return (torch.ne(y, 0, out=torch.empty_like(y)).mul_(grad),)
+    if grad.device.type == "cpu" and math.isfinite(float(grad.sum())):
+        # The gate as numbers, 1 or 0: choosing by a mask takes ten times as long. A NaN leaves it open, as in torch.
+        return (torch.ne(y, 0, out=torch.empty_like(y)).mul_(grad),)
+    # Chosen, not multiplied: an infinite gradient times a closed gate would be NaN.
+    return (torch.where(y <= 0, 0, grad),)
 
 
 _relu = operation(relu_forward, relu_backward)
