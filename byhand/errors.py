@@ -43,6 +43,6 @@ class NonFiniteLoss(ByhandError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """The error for a name that is not among the known ones, with the nearest of them as a suggestion."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)  # every name here is in small letters
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     return UnknownName(f"unknown {kind} {name!r}; {hint}")

@@ -88,6 +88,7 @@ def contents(folder):
         (["trian"], "did you mean 'train'"),
         (["train", "lenet5-minst"], "unknown recipe 'lenet5-minst'; did you mean 'lenet5-mnist'"),
         (["train", "--plan", "fats"], "did you mean 'fast'"),
+        (["train", "--plan", "FAST"], "did you mean 'fast'"),
         (["train", "--epoch", "3"], "--epoch"),
         (["train", "--lang", "hz"], "unknown language 'hz'; did you mean 'zh'"),
         (["show", "lenet"], "did you mean 'lenet5'"),
@@ -239,6 +240,13 @@ def test_a_bad_data_file_is_named_and_no_run_begins(fault, refused, data_dir, he
     assert str(file) in refused("data", "check", "mnist", "--data-dir", data_dir)
     assert contents(data_dir) == before
     assert list(here.iterdir()) == []
+
+
+def test_a_file_in_place_of_the_data_folder_is_refused_and_not_passed_over(refused, data_dir, here, monkeypatch):
+    monkeypatch.setenv("BYHAND_DATA", str(data_dir))  # where good data would be found
+    (here / "a file").touch()
+    for command in (["train", "softmax-fashion"], ["data", "check", "fashion-mnist"]):
+        assert "a file" in refused(*command, "--data-dir", "a file")
 
 
 def test_a_folder_in_place_of_a_data_file_is_refused(refused, data_dir, here):

@@ -39,9 +39,16 @@ def cache_root() -> Path | None:
 
 
 def roots(data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
-    """The folders to look in, in order: `data_dir`, $BYHAND_DATA, the user's cache, Debian's folder for data sets."""
+    """The folders to look in, in order: `data_dir`, $BYHAND_DATA, the user's cache, Debian's folder for data sets.
+
+    Raises:
+        DataError: `data_dir` or $BYHAND_DATA is a file.
+    """
     named = [data_dir, os.environ.get("BYHAND_DATA")]
     paths = [Path(os.path.abspath(os.path.expanduser(path))) for path in named if path]
+    for path in paths:
+        if os.path.isfile(path):  # false, not an error, for a path that may not be looked into
+            raise DataError(f"{path} is a file; give the folder of the data sets with --data-dir or $BYHAND_DATA")
     cache = cache_root()
     return list(dict.fromkeys([*paths, *([cache] if cache else []), DEBIAN_ROOT]))  # each once, in order
 
