@@ -1,7 +1,7 @@
 """LeNet-5 on the embedded 8 × 8 digits: no download, a trained network in seconds."""
 
 from byhand.data.preparation import Preparation
-from byhand.recipes.recipe import Plan, Recipe, at_least
+from byhand.recipes.recipe import SOURCE_LENET5, Plan, Recipe, at_least
 from byhand.training.settings import Settings
 
 ENLARGED = Preparation(size=32, fit="resize", mean=0.3, std=0.38)  # about the mean and deviation of the images
@@ -14,17 +14,7 @@ LENET5_DIGITS = Recipe(
     dataset="digits",
     plans={
         # The source does not train on these images; these are its settings for MNIST, over as many epochs.
-        "book": Plan(
-            Settings(
-                epochs=20,
-                batch_size=256,
-                lr=1e-3,
-                optimizer="adamw",
-                weight_decay=0.01,
-                running_metrics=True,
-                preparation=Preparation(size=32, fit="resize"),
-            )
-        ),
+        "book": Plan(SOURCE_LENET5),
         "fast": Plan(
             Settings(
                 epochs=12,

@@ -1,7 +1,7 @@
 """Softmax regression, perceptrons and LeNet-5 on Fashion-MNIST; the source's sections 3.4, 4.3 and 5.2."""
 
 from byhand.data.preparation import Preparation
-from byhand.recipes.recipe import Plan, Recipe, at_least, near
+from byhand.recipes.recipe import SOURCE_LENET5, Plan, Recipe, at_least, near
 from byhand.training.settings import Settings
 
 STANDARD = Preparation(mean=0.2860, std=0.3530)  # mean and deviation of the 60,000 training images
@@ -107,17 +107,7 @@ LENET5_FASHION = Recipe(
     dataset="fashion-mnist",
     plans={
         # The source trains this network on MNIST only; these are its settings there.
-        "book": Plan(
-            Settings(
-                epochs=20,
-                batch_size=256,
-                lr=1e-3,
-                optimizer="adamw",
-                weight_decay=0.01,
-                running_metrics=True,
-                preparation=Preparation(size=32, fit="resize"),
-            )
-        ),
+        "book": Plan(SOURCE_LENET5),
         "fast": Plan(
             Settings(
                 epochs=4,

@@ -1,10 +1,9 @@
 """LeNet-5 on MNIST; the source's section 6.3."""
 
 from byhand.data.preparation import Preparation
-from byhand.recipes.recipe import Plan, Recipe, at_least, near
+from byhand.recipes.recipe import SOURCE_LENET5, Plan, Recipe, at_least, near
 from byhand.training.settings import Settings
 
-RESIZED = Preparation(size=32, fit="resize")  # as the source: Resize((32, 32)), then x / 255
 STRETCHED = Preparation(size=32, fit="resize", mean=0.1307, std=0.3081)  # mean and deviation of the training images
 
 LENET5_MNIST = Recipe(
@@ -17,15 +16,7 @@ LENET5_MNIST = Recipe(
     plans={
         # The source's training loss and accuracy are summed up while the last epoch runs.
         "book": Plan(
-            Settings(
-                epochs=20,
-                batch_size=256,
-                lr=1e-3,
-                optimizer="adamw",
-                weight_decay=0.01,
-                running_metrics=True,
-                preparation=RESIZED,
-            ),
+            SOURCE_LENET5,
             {"accuracy": near(0.9904, 0.002)},
         ),
         "fast": Plan(

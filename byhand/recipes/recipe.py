@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from byhand.data.preparation import Preparation
 from byhand.errors import unknown_name
 from byhand.training.settings import Settings
 
@@ -46,3 +47,16 @@ def near(reported: float, margin: float) -> tuple[float, float]:
 def at_least(value: float) -> tuple[float, float]:
     """The range of a goal that asks for an accuracy of at least this."""
     return value, 1.0
+
+
+# The source's settings for LeNet-5, with the optimizer of its section 5.2; its training accuracy, too, is summed up
+# while the last epoch runs. Its images are resized to 32 × 32 and divided by 255.
+SOURCE_LENET5 = Settings(
+    epochs=20,
+    batch_size=256,
+    lr=1e-3,
+    optimizer="adamw",
+    weight_decay=0.01,
+    running_metrics=True,
+    preparation=Preparation(size=32, fit="resize"),
+)
