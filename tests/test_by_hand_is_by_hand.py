@@ -22,7 +22,7 @@ PACKAGE = Path(byhand.__file__).parent
 # What may run: arithmetic, matrix products, reductions, comparison, exp and log, indexing, shapes, memory, draws.
 ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "neg", "pow", "abs", "sign", "clamp", "clamp_min", "clamp_max"}
 ROUNDING = {"floor_divide", "remainder"}
-PRODUCTS = {"mm", "bmm", "mv", "dot", "addcmul", "addcdiv"}
+PRODUCTS = {"mm", "bmm", "baddbmm", "mv", "dot", "addcmul", "addcdiv"}
 REDUCTIONS = {"sum", "mean", "amax", "amin", "max", "min", "argmax", "all", "any", "cumsum"}
 COMPARISON = {"eq", "ne", "lt", "le", "gt", "ge", "where", "bitwise_and", "bitwise_or", "bitwise_not", "logical_not"}
 ANALYSIS = {"exp", "expm1", "log", "sqrt", "reciprocal", "maximum", "minimum"}
@@ -48,7 +48,7 @@ ALLOWED = ARITHMETIC | ROUNDING | PRODUCTS | REDUCTIONS | COMPARISON | ANALYSIS 
 
 # What would be torch's own layer, activation, loss or optimizer; parts of a kernel's name.
 FORBIDDEN = ("conv", "pool", "softmax", "relu", "sigmoid", "tanh", "elu", "loss", "dropout", "norm", "linear", "addmm")
-FORBIDDEN += ("baddbmm", "pad", "im2col", "col2im", "_foreach", "_fused", "lstsq", "linalg", "embedding", "threshold")
+FORBIDDEN += ("pad", "im2col", "col2im", "_foreach", "_fused", "lstsq", "linalg", "embedding", "threshold")
 
 # Nodes of torch that may stand between loss and weights: views, addition and concatenation, the ends of the tape.
 TAPE = {"AddBackward0", "CatBackward0", "AccumulateGrad", "ViewBackward0", "UnsafeViewBackward0", "TBackward0"}
@@ -240,7 +240,7 @@ def test_the_watchers_see_the_library_at_work():
 
 BY_HAND = sorted(path for folder in ("ops", "nn", "optim") for path in (PACKAGE / folder).rglob("*.py"))
 # These may be taken from torch.nn: they hold other modules or a tensor, and compute nothing.
-HOLDERS = {"Module", "ModuleDict", "ModuleList", "Parameter", "ParameterDict", "ParameterList", "Sequential"}
+HOLDERS = {"Module", "ModuleDict", "ModuleList", "Parameter", "ParameterDict", "ParameterList"}
 HOLDERS |= {"Identity", "Unflatten"}
 # The names under which torch offers what this package writes by hand, and their relatives.
 LAYER_FUNCTIONS = {name for name in dir(F) if not name.startswith("__") and callable(getattr(F, name))}

@@ -59,10 +59,10 @@ def _own_seed():
 
 
 def test_every_layer_of_this_file_and_of_the_package_is_tested():
-    assert set(OWN) == set(LAYERS) | set(LOSSES)
+    assert set(OWN) == set(LAYERS) | set(LOSSES) | {"Sequential"}  # that one in test_ops_stage.py
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", sorted(set(OWN) - {"Sequential"}))
 def test_a_layer_takes_the_arguments_of_torch_with_their_defaults(name):
     mine, theirs = (inspect.signature(getattr(place, name)).parameters for place in (nn, library))
     assert [(p.name, p.default, p.kind) for p in mine.values()] == [
@@ -163,9 +163,10 @@ def test_torchs_two_oldest_arguments_still_choose_the_reduction(name, old):
 
 
 def test_containers_are_torchs_own():
-    for name in set(NAMES) - set(OWN):
+    for name in set(NAMES) - set(OWN) - {"Sequential"}:
         assert getattr(nn, name) is getattr(library, name)
-    assert {"Module", "Sequential", "ModuleList", "ModuleDict", "Parameter", "Identity"} <= set(NAMES) - set(OWN)
+    assert issubclass(nn.Sequential, library.Sequential)  # the one that joins what its layers compute
+    assert {"Module", "ModuleList", "ModuleDict", "Parameter", "Identity"} <= set(NAMES) - set(OWN)
 
 
 def test_a_layer_of_torch_without_a_twin_is_an_error_that_says_what_there_is():

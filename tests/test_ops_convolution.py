@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from byhand import ops
 from byhand.errors import SettingsError, ShapeError
 from byhand.nn import functional
-from byhand.ops import tiles
+from byhand.ops import rows
 from byhand.ops.layout import batch_innermost
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -303,41 +303,59 @@ def test_the_functional_pad_refuses_what_has_no_twin():
 @drawn
 @given(
     kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
-    tiles_down=st.integers(1, 3),
-    tiles_across=st.integers(1, 3),
-    channels=st.integers(1, 3),
-    outputs=st.integers(1, 4),
+    places=st.tuples(st.integers(1, 5), st.integers(1, 8)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    rest=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    channels=st.sampled_from([1, 2, 3, 9]),
+    outputs=st.sampled_from([1, 2, 4, 20]),
     bias=st.booleans(),
     dtype=dtypes,
     layout=layouts,
 )
-def test_convolution_by_tiles_agrees_with_torch(
-    kernel, tiles_down, tiles_across, channels, outputs, bias, dtype, layout
+def test_convolution_by_rows_agrees_with_torch(
+    kernel, places, stride, dilation, rest, channels, outputs, bias, dtype, layout
 ):
-    height, width = 2 * tiles_down + kernel[0] - 1, 2 * tiles_across + kernel[1] - 1
+    height, width = (
+        d * (k - 1) + 1 + s * (n - 1) + more
+        for k, n, s, d, more in zip(kernel, places, stride, dilation, rest, strict=True)
+    )
     x = laid_out(random(3, channels, height, width, dtype=dtype), layout)
     weight = random(outputs, channels, *kernel, dtype=dtype, seed=1)
     b = random(outputs, dtype=dtype, seed=2) if bias else None
-    assert_agree(tiles.conv2d, F.conv2d, x, weight, b)
-
-
-def test_small_kernels_over_a_batch_go_by_tiles_and_all_else_by_columns():
-    def goes_by_tiles(batch=16, outputs=6, kernel=5, size=32, **settings):
-        x = random(batch, 1, size, size, dtype=torch.float32).requires_grad_()
-        y = ops.conv2d(x, random(outputs, 1, kernel, kernel, dtype=torch.float32), **settings)
-        return y.grad_fn.name() == "conv2d_tilesBackward"
-
-    assert goes_by_tiles()
-    assert not any(
-        [
-            goes_by_tiles(batch=8),
-            goes_by_tiles(outputs=32),
-            goes_by_tiles(kernel=1),
-            goes_by_tiles(size=31),
-            goes_by_tiles(stride=2),
-            goes_by_tiles(dilation=2),
-        ]
+    assert_agree(
+        lambda x, weight, b: rows.conv2d(x, weight, b, stride, dilation),
+        lambda x, weight, b: F.conv2d(x, weight, b, stride, dilation=dilation),
+        x,
+        weight,
+        b,
     )
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "width", "stride", "tile", "depth"),
+    [
+        (1, 6, 32, 1, 4, 5),  # LeNet's first layer: one kernel row is too short, one output too thin
+        (6, 16, 14, 1, 2, 1),  # its second
+        (6, 16, 15, 1, 1, 1),  # 11 outputs side by side are not to be divided
+        (64, 64, 32, 1, 1, 1),
+        (6, 16, 14, 2, 1, 1),
+    ],
+)
+def test_rows_are_cut_to_the_shapes(channels, outputs, width, stride, tile, depth):
+    x = torch.empty(1, channels, width, width)
+    plan = rows.plan(x, torch.empty(outputs, channels, 5, 5), (stride, stride), (1, 1))
+    assert (plan.tile, plan.depth) == (tile, depth)
+
+
+def test_batches_go_by_rows_and_all_else_by_columns():
+    def goes_by_rows(batch=16, channels=2, groups=1):
+        x = random(batch, channels, 8, 8).requires_grad_()
+        return ops.conv2d(x, random(4, channels // groups, 3, 3), groups=groups).grad_fn.name() == "conv2d_rowsBackward"
+
+    assert goes_by_rows()
+    assert not goes_by_rows(batch=8)
+    assert not goes_by_rows(groups=2)
 
 
 @drawn
@@ -346,10 +364,5 @@ def test_the_batch_innermost_keeps_the_images_and_only_moves_them_in_memory(shap
     x = laid_out(random(*shape), layout)
     moved = batch_innermost(x)
     assert torch.equal(moved, x)
-    assert moved.permute(1, 2, 3, 0).is_contiguous()
+    assert moved.permute(2, 3, 1, 0).is_contiguous()
     assert batch_innermost(moved) is moved
-
-
-def test_the_result_of_a_convolution_can_be_viewed_as_vectors():
-    y = ops.conv2d(random(16, 1, 8, 8), random(4, 1, 3, 3))
-    assert torch.equal(y.view(16, -1), y.contiguous().view(16, -1))

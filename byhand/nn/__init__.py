@@ -1,6 +1,6 @@
 """torch.nn's layers by hand: the same names, arguments, defaults, initialisation and state-dict keys.
 
-Containers (Module, Sequential, Parameter, ...) are torch's own: nothing is computed in them.
+Containers (Module, ModuleList, Parameter, ...) are torch's own: nothing is computed in them.
 """
 
 from torch.nn import (
@@ -11,7 +11,6 @@ from torch.nn import (
     Parameter,
     ParameterDict,
     ParameterList,
-    Sequential,
     Unflatten,
 )
 
@@ -25,6 +24,7 @@ from byhand.nn.hypercomplex import PHMLinear
 from byhand.nn.linear import Linear
 from byhand.nn.loss import CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss, SmoothL1Loss
 from byhand.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+from byhand.nn.sequential import Sequential
 
 __all__ = [
     "AdaptiveAvgPool2d",

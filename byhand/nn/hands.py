@@ -21,6 +21,7 @@ from byhand.nn.hypercomplex import LibraryPHMLinear, PHMLinear
 from byhand.nn.linear import Linear
 from byhand.nn.loss import CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss, SmoothL1Loss
 from byhand.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+from byhand.nn.sequential import Sequential
 
 LAYERS = (
     (nn.Linear, Linear),
@@ -46,6 +47,7 @@ LAYERS = (
 )
 TO_HAND = dict(LAYERS)
 TO_LIBRARY = {hand: library for library, hand in LAYERS}
+OTHER_SEQUENCE: dict[type, type] = {nn.Sequential: Sequential, Sequential: nn.Sequential}
 
 # They only hold other modules or rename axes: nothing in them is computed.
 CONTAINERS = (
@@ -173,12 +175,13 @@ def _convert(module: nn.Module, twins: dict, name: str, done: dict[int, nn.Modul
         new = _twin(module, twins[kind])
     else:
         own_code = not kind.__module__.startswith(("torch.", "byhand.nn")) or _parametrized(kind)
-        if to_hand and not (own_code or kind in CONTAINERS or kind in TO_LIBRARY):
+        if to_hand and not (own_code or kind in (*CONTAINERS, Sequential) or kind in TO_LIBRARY):
             raise UnknownLayer(
                 f"layer {name or 'the model'!r} is a {kind.__name__}, which has no twin by hand; "
                 f"known: {', '.join(sorted(layer.__name__ for layer, _ in LAYERS[:-1]))}"
             )
-        new = kind.__new__(kind)
+        new_kind = OTHER_SEQUENCE[kind] if kind is (nn.Sequential if to_hand else Sequential) else kind
+        new = new_kind.__new__(new_kind)
         new.__dict__.update(module.__dict__)
         if isinstance(new.__dict__.get("forward"), ForwardByHand):
             del new.__dict__["forward"]

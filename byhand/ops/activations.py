@@ -56,11 +56,16 @@ def relu_forward(x: Tensor):
 
 
 def relu_backward(needed, grad: Tensor, y: Tensor):
+    return (gate_(y, grad),)
+
+
+def gate_(y: Tensor, grad: Tensor) -> Tensor:
+    """The gradient where the ReLU's output is not 0, else 0, as a new tensor; ``grad`` may have to be broadcast."""
     if grad.device.type == "cpu" and math.isfinite(float(grad.sum())):
         # The gate as numbers, 1 or 0: choosing by a mask takes ten times as long. A NaN leaves it open, as in torch.
-        return (torch.ne(y, 0, out=torch.empty_like(y)).mul_(grad),)
+        return torch.ne(y, 0, out=torch.empty_like(y)).mul_(grad)
     # Chosen, not multiplied: an infinite gradient times a closed gate would be NaN.
-    return (torch.where(y <= 0, 0, grad),)
+    return torch.where(y <= 0, 0, grad)
 
 
 _relu = operation(relu_forward, relu_backward)

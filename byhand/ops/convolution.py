@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from byhand.errors import SettingsError, ShapeError
-from byhand.ops import tiles
-from byhand.ops.layout import batch_innermost
+from byhand.ops import rows
 from byhand.ops.padding import pad2d
 from byhand.ops.tape import operation
 
@@ -89,8 +88,7 @@ def conv2d(
 
     The window that each output sees becomes a column, so that the whole sum is one matrix product:
     Y = W · columns, ∂L/∂W = G · columnsᵀ, ∂L/∂columns = Wᵀ · G, and what a column gets is added where it was cut.
-    The result lies with the batch innermost in memory (``byhand.ops.layout``); small kernels go the way of
-    ``byhand.ops.tiles``.
+    Batches go the way of ``byhand.ops.rows``, which computes the same sooner.
 
     Raises ShapeError where channels or groups do not fit or the kernel is larger than the padded input.
     """
@@ -111,34 +109,33 @@ def conv2d(
                 f"input has {size} (input {tuple(input.shape)}); use a larger input, a smaller kernel or more padding"
             )
     padded = pad2d(input, left, right, top, bottom)
-    if tiles.worthwhile(padded, weight, stride, dilation, groups):
-        return tiles.conv2d(padded, weight, bias)
+    if rows.worthwhile(padded, groups):
+        return rows.conv2d(padded, weight, bias, stride, dilation)
     return _conv2d(padded, weight, bias, stride, dilation, groups)
 
 
 def conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride, dilation, groups: int):
     O = len(weight)
-    seen = windows(batch_innermost(x), (weight.shape[2], weight.shape[3]), stride, dilation)
+    seen = windows(x, (weight.shape[2], weight.shape[3]), stride, dilation)
     B, _, _, _, H, W = seen.shape  # B C kH kW H' W'
-    columns = seen.permute(1, 2, 3, 4, 5, 0).reshape(groups, weight[0].numel(), H * W * B)
-    y = (weight.reshape(groups, O // groups, -1) @ columns).view(O, H, W, B)
+    columns = seen.reshape(B, groups, weight[0].numel(), H * W)
+    y = (weight.reshape(groups, O // groups, -1) @ columns).view(B, O, H, W)
     if bias is not None:
-        y += bias[:, None, None, None]
-    return y.permute(3, 0, 1, 2), (columns, weight, x.shape, stride, dilation, groups)
+        y += bias[:, None, None]
+    return y, (columns, weight, x.shape, stride, dilation, groups)
 
 
 def conv2d_backward(needed, grad: Tensor, columns: Tensor, weight: Tensor, shape, stride, dilation, groups: int):
     B, O, H, W = grad.shape
-    g = batch_innermost(grad).permute(1, 2, 3, 0).reshape(groups, O // groups, H * W * B)
+    g = grad.reshape(B, groups, O // groups, H * W)
     d_input = d_weight = d_bias = None
     if needed[0]:
         d_columns = weight.reshape(groups, O // groups, -1).mT @ g
-        d_seen = d_columns.view(shape[1], *weight.shape[2:], H, W, B).permute(5, 0, 1, 2, 3, 4)
-        d_input = fold(d_seen, shape, stride, dilation)
+        d_input = fold(d_columns.view(B, shape[1], *weight.shape[2:], H, W), shape, stride, dilation)
     if needed[1]:
-        d_weight = (g @ columns.mT).view(weight.shape)
+        d_weight = (g @ columns.mT).sum(0).view(weight.shape)
     if needed[2]:
-        d_bias = g.view(O, -1).sum(1)
+        d_bias = grad.sum((0, 2, 3))
     return d_input, d_weight, d_bias, None, None, None
 
 
@@ -156,8 +153,8 @@ def windows(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilatio
 
 def fold(seen: Tensor, shape: torch.Size, stride: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
     """The sum of all windows, each added where it was cut: (B, C, kH, kW, H', W') -> (B, C, H, W), ``shape``."""
-    B, C, kH, kW, H, W = seen.shape
-    x = seen.new_zeros(C, *shape[2:], B).permute(3, 0, 1, 2)  # the batch innermost, as in the windows
+    kH, kW, H, W = seen.shape[2:]
+    x = seen.new_zeros(shape)
     for u in range(kH):
         for v in range(kW):
             top, left = u * dilation[0], v * dilation[1]

@@ -54,6 +54,11 @@ def cross_entropy(
         losses = _soft_cross_entropy(input, target, weight, label_smoothing, axis)
         return _mean(losses, losses.numel()) if reduction == "mean" else reduce(losses, reduction)
     target = _labels(target)
+    if reduction == "mean" and weight is None and ignore_index < 0 and _may_be_looked_up(input, target):
+        try:
+            return _mean_cross_entropy(input, target, label_smoothing)
+        except IndexError:  # a label to ignore, or one out of range, which is told below
+            pass
     wanted = _wanted(input, target, weight, ignore_index, label_smoothing, axis, num_classes)
     losses = _cross_entropy(input, wanted, axis)
     return (
@@ -79,6 +84,33 @@ def nll_loss(
         if reduction == "mean"
         else reduce(losses, reduction)
     )
+
+
+def mean_cross_entropy_forward(o: Tensor, target: Tensor, smoothing: float):
+    """The usual case, a label for each row and their mean, without a table of the wanted distribution."""
+    o = below_zero(o, 1)
+    e = torch.exp(o)
+    total = e.sum(1, keepdim=True)
+    label = target.unsqueeze(1)
+    try:
+        loss = (total.log() - o.gather(1, label)).mean()
+    except RuntimeError as error:
+        raise IndexError(str(error)) from None
+    if smoothing:  # ε of the loss is the mean over all classes
+        loss = (1 - smoothing) * loss + smoothing * (total.log() - o.mean(1, keepdim=True)).mean()
+    return loss, (e, total, label, smoothing)
+
+
+def mean_cross_entropy_backward(needed, grad: Tensor, e: Tensor, total: Tensor, label: Tensor, smoothing: float):
+    rows, num_classes = e.shape
+    share = grad / rows
+    g = e * (share / total)
+    if smoothing:
+        g -= share * (smoothing / num_classes)
+    return g.scatter_add_(1, label, (share * (smoothing - 1)).expand(rows, 1)), None, None
+
+
+_mean_cross_entropy = operation(mean_cross_entropy_forward, mean_cross_entropy_backward)
 
 
 def cross_entropy_forward(o: Tensor, q: Tensor, axis: int):
@@ -199,6 +231,11 @@ def _labels(target: Tensor) -> Tensor:
 def _may_be_read(target: Tensor) -> bool:
     """Whether the labels are at hand; to look at them elsewhere would wait for the accelerator in every step."""
     return target.device.type == "cpu"
+
+
+def _may_be_looked_up(input: Tensor, target: Tensor) -> bool:
+    """Whether each row of logits has its label, which ``gather`` finds, or refuses where it is out of range."""
+    return _may_be_read(target) and input.ndim == 2 and target.shape == input.shape[:1] and input.numel() > 0
 
 
 def _check_labels(target: Tensor, num_classes: int) -> None:

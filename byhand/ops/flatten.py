@@ -12,7 +12,11 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     The gradient is the same numbers in the shape that came in. As in torch the result shares its memory with an input
     that lies in order; only another one is copied.
     """
-    shape = torch.empty(input.shape, device="meta").flatten(start_dim, end_dim).shape  # torch's rules and its errors
+    first, last = start_dim % max(input.ndim, 1), end_dim % max(input.ndim, 1)
+    if not (-input.ndim <= start_dim < input.ndim and -input.ndim <= end_dim < input.ndim and first <= last):
+        shape = torch.empty(input.shape, device="meta").flatten(start_dim, end_dim).shape  # torch's errors, its numbers
+    else:
+        shape = torch.Size((*input.shape[:first], input.shape[first : last + 1].numel(), *input.shape[last + 1 :]))
     return input.view(shape) if input.is_contiguous() else _flatten(input, shape)
 
 

@@ -1,18 +1,20 @@
-"""Where the numbers of a batch of images lie in memory: with the batch innermost, a slice runs over neighbours.
+"""Where the numbers of a batch of images lie in memory: with the batch innermost, a pixel is a matrix of neighbours.
 
-It is a memory format only. Shapes stay (B, C, H, W), elementwise operations keep it, and a view that joins C, H and W,
-as before a linear layer, is still a view. What gains are the windows of convolution and pooling: a window is copied and
-added B numbers at a time, and the products over all windows of all images become one.
+It is a memory format only. Shapes stay (B, C, H, W), but in memory the numbers lie as (H, W, C, B), and elementwise
+operations keep it. What gains are the windows of convolution and pooling: the pixels of a window that stand side by
+side are one block of memory, a matrix of channels by examples that goes into a product as it is.
 """
 
 from collections.abc import Sequence
 
 from torch import Tensor
 
+ENOUGH = 16  # examples in a batch from which on it is worth while
+
 
 def is_batch_innermost(x: Tensor) -> bool:
-    """Whether images (B, C, H, W) lie in memory as (C, H, W, B)."""
-    return x.permute(1, 2, 3, 0).is_contiguous()
+    """Whether images (B, C, H, W) lie in memory as (H, W, C, B)."""
+    return x.permute(2, 3, 1, 0).is_contiguous()
 
 
 def batch_innermost(x: Tensor) -> Tensor:
@@ -20,12 +22,19 @@ def batch_innermost(x: Tensor) -> Tensor:
     if is_batch_innermost(x):
         return x
     B, C, H, W = x.shape
-    return x.reshape(B, C * H * W).t().contiguous().view(C, H, W, B).permute(3, 0, 1, 2)
+    if C <= 4:  # in two steps: copies of whole matrices turned over, and of whole rows, are the quick ones
+        x = x.reshape(B, C * H * W).t().contiguous().view(C, H, W, B).permute(3, 0, 1, 2)
+    return x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+
+
+def preferred(x: Tensor) -> Tensor:
+    """The same images as our operations like them: a batch that is large enough with the batch innermost."""
+    return batch_innermost(x) if len(x) >= ENOUGH else x
 
 
 def full_like(x: Tensor, shape: Sequence[int], value: float) -> Tensor:
     """A new (B, C, H, W) filled with a value, of the dtype and device of ``x`` and laid out as ``x`` is."""
     B, C, H, W = shape
     if is_batch_innermost(x):
-        return x.new_full((C, H, W, B), value).permute(3, 0, 1, 2)
+        return x.new_full((H, W, C, B), value).permute(3, 2, 0, 1)
     return x.new_full((B, C, H, W), value)

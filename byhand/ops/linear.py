@@ -32,7 +32,7 @@ def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None):
     y = _rows(x) @ weight.T  # leading axes folded: one matrix product
     if bias is not None:
         y += bias
-    return y.view(*x.shape[:-1], len(weight)), (x, weight)
+    return y if x.ndim == 2 else y.view(*x.shape[:-1], len(weight)), (x, weight)
 
 
 def linear_backward(needed, grad: Tensor, x: Tensor, weight: Tensor):
@@ -48,4 +48,6 @@ _linear = operation(linear_forward, linear_backward)
 
 
 def _rows(x: Tensor) -> Tensor:
+    if x.ndim == 2:
+        return x
     return x.reshape(x.shape[:-1].numel(), x.shape[-1])  # a count, not −1: one axis may be empty

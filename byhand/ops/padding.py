@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from byhand.errors import SettingsError, ShapeError
-from byhand.ops.layout import full_like
+from byhand.ops.layout import full_like, preferred
 from byhand.ops.tape import operation
 
 MODES = ("zeros", "reflect", "replicate", "circular")
@@ -38,6 +38,7 @@ def pad2d(input: Tensor, left: int, right: int, top: int, bottom: int, mode: str
 def zero_pad_forward(x: Tensor, left: int, right: int, top: int, bottom: int, value: float = 0.0):
     *leading, H, W = x.shape
     shape = (*leading, top + H + bottom, left + W + right)
+    x = preferred(x) if x.ndim == 4 else x
     y = full_like(x, shape, value) if x.ndim == 4 else x.new_full(shape, value)
     y[..., top : top + H, left : left + W] = x
     return y, (top, H, left, W)

@@ -21,17 +21,21 @@ def operation(forward: Callable, backward: Callable) -> Callable:
         output, saved = forward(*arguments)
         # Tensors go through save_for_backward, so that writing into one before the way back is an error, not a wrong
         # gradient; the rest (sizes, strides, flags) is kept as it is.
-        ctx.save_for_backward(*(item for item in saved if isinstance(item, Tensor)))
-        ctx.plain = [None if isinstance(item, Tensor) else (item,) for item in saved]
+        ctx.save_for_backward(*[item for item in saved if isinstance(item, Tensor)])
+        ctx.plain = [item for item in saved if not isinstance(item, Tensor)]
+        ctx.order = [isinstance(item, Tensor) for item in saved]
         # A result that forward reshaped at the end is a view of its own work, which nobody else sees; autograd would
         # forbid the caller to change it in place. No forward may return a view of an argument.
-        return output.detach()
+        return output.detach() if output._is_view() else output
 
-    @once_differentiable
+    def gradients(ctx, grad):
+        tensors, plain = iter(ctx.saved_tensors), iter(ctx.plain)
+        return backward(ctx.needs_input_grad, grad, *[next(tensors if item else plain) for item in ctx.order])
+
+    marked = once_differentiable(gradients)  # costs as much as a small layer, so only where somebody may ask for more
+
     def backward_on_tape(ctx, grad):
-        tensors = iter(ctx.saved_tensors)
-        saved = [next(tensors) if item is None else item[0] for item in ctx.plain]
-        return backward(ctx.needs_input_grad, grad, *saved)
+        return marked(ctx, grad) if torch.is_grad_enabled() else gradients(ctx, grad)
 
     name = forward.__name__.removesuffix("_forward")
     members = {
