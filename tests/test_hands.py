@@ -553,3 +553,22 @@ def test_the_hypercomplex_layer_has_both_hands():
     assert type(library[0]) is not byhand.nn.PHMLinear
     assert_same_outcome(by_hand(library), library, random(3, 4))
     assert type(by_hand(library)[0]) is byhand.nn.PHMLinear
+
+
+class Viewer(nn.Module):
+    """A user's own module that joins axes with view, as many do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.drop, self.linear = nn.Conv2d(1, 4, 3), nn.Dropout(0.5), nn.Linear(36, 3)
+
+    def forward(self, x):
+        x = F.max_pool2d(torch.relu(self.conv(x)), 2)
+        return self.linear(self.drop(x).view(x.size(0), -1))
+
+
+def test_a_batch_of_images_lies_in_another_order_in_memory_and_own_code_does_not_notice():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Viewer().double()
+    assert_same_outcome(by_hand(model), model, random(20, 1, 8, 8))

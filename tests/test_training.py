@@ -9,10 +9,13 @@ from conftest import made
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from byhand import jobs, models
+from byhand import jobs, models, ops
+from byhand import nn as hand_nn
 from byhand.data.arrays import Dataset
 from byhand.data.preparation import Preparation
 from byhand.errors import NonFiniteLoss, RunError, SettingsError
+from byhand.nn.hands import is_only_ours
+from byhand.ops.tape import Tape
 from byhand.recipes import recipe
 from byhand.runs import storage
 from byhand.training.device import device_named
@@ -373,7 +376,7 @@ class Kernels(TorchDispatchMode):
 
 
 OF_A_LAYER = (
-    "conv", "pool", "linear", "addmm", "baddbmm", "relu", "threshold", "sigmoid", "tanh", "softmax", "nll", "loss",
+    "conv", "pool", "linear", "addmm", "relu", "threshold", "sigmoid", "tanh", "softmax", "nll", "loss",
     "dropout", "norm", "_foreach", "_fused", "grid_sampl", "interpolate", "upsample", "huber",
 )  # fmt: skip
 
@@ -916,3 +919,50 @@ def test_auto_is_the_gpu_where_there_is_one_and_a_missing_gpu_is_told():
     assert device_named("cpu").type == "cpu"
     with pytest.raises(SettingsError, match=r"device='cuda:99' is not available .* this machine has: auto, cpu"):
         device_named("cuda:99")
+
+
+# Our own tape, where a network is made of our layers alone
+
+
+def test_a_tape_of_our_own_gives_autograds_gradients():
+    model = hand_nn.by_hand(models.build("mlp", dropout=0.2)).double()
+    x, y = torch.randn(5, 784, dtype=torch.float64), torch.arange(5)
+    torch.manual_seed(1)
+    wanted = torch.autograd.grad(ops.cross_entropy(model(x), y) * 3, list(model.parameters()))
+    torch.manual_seed(1)
+    with Tape(model.parameters()) as tape:
+        loss = ops.cross_entropy(model(x), y)
+    assert not loss.requires_grad
+    for got, want in zip(tape.gradients(loss, 3.0), wanted, strict=True):
+        torch.testing.assert_close(got, want)
+    assert torch.is_grad_enabled()
+    assert Tape.running is None
+
+
+def test_a_tape_adds_up_the_gradients_of_a_weight_in_two_places_and_misses_none():
+    w, x = torch.randn(3, 3, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+    with Tape([w]) as tape:
+        loss = ops.squared_loss(ops.linear(ops.tanh(ops.linear(x, w)), w), torch.zeros(2, 3), "sum")
+        ops.relu(x)  # of nothing that is followed
+    (got,) = tape.gradients(loss)
+    w.requires_grad_()
+    (wanted,) = torch.autograd.grad((torch.tanh(x @ w.T) @ w.T).square().sum() / 2, w)
+    torch.testing.assert_close(got, wanted)
+    with Tape([w.detach()]) as tape:
+        loss = ops.squared_loss(ops.linear(x, w * 2), torch.zeros(2, 3), "sum")  # torch's product is not on the tape
+    with pytest.raises(KeyError):
+        tape.gradients(loss)
+
+
+def test_only_a_network_of_our_layers_alone_is_trained_without_autograd():
+    assert new("lenet5", Settings(epochs=1, batch_size=4, lr=0.1, by_hand=True)).only_ours
+    assert not new("lenet5", Settings(epochs=1, batch_size=4, lr=0.1)).only_ours
+    watched = hand_nn.by_hand(models.build("lenet5"))
+    watched.get_submodule("features.1").register_forward_hook(lambda *_: None)
+    assert not is_only_ours(watched)
+
+    class Own(nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    assert not is_only_ours(hand_nn.by_hand(nn.Sequential(nn.Linear(2, 2), Own())))

@@ -55,7 +55,7 @@ def _bar(training: "Training", started: float, first_step: int):
     left = (time.perf_counter() - started) / done * (steps - state.step) if done else None
     numbers = [f"loss {state.loss_sum / seen:.4f}"]
     if training.task == "classification":
-        numbers.append(f"accuracy {state.correct / seen:.4f}")
+        numbers.append(f"accuracy {state.correct / max(state.counted, 1):.4f}")
     numbers.append(f"{state.seen / max(state.seconds, 1e-9):,.0f} {_examples(training)}/s")
     numbers.append("–:–– left" if left is None else f"{_clock(left)} left")
     row = Table.grid(padding=(0, 1), expand=True)

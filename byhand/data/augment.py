@@ -7,7 +7,8 @@ pictures again, also on resume, and with a CPU generator the same moves on every
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor
@@ -70,16 +71,26 @@ def to_float(images: Tensor, mean: float | Sequence[float] = 0.0, std: float | S
         ShapeError: images is not (N, C, H, W), or mean or std has another length than C.
     """
     channels = _shape(images)[1]
+    factor, offset = _factor_and_offset(_fixed(mean), _fixed(std), channels)
+    # One multiplication and at most one addition a pixel, in place, not two divisions: this runs in every step.
+    x = images.to(torch.float32, copy=True)
+    if len(set(factor)) == len(set(offset)) == 1:
+        x *= factor[0]
+        return x.add_(offset[0]) if offset[0] else x
+    per_channel = torch.tensor([factor, offset], device=images.device).reshape(2, channels, 1, 1)
+    return x.mul_(per_channel[0]).add_(per_channel[1])
+
+
+def _fixed(value: float | Sequence[float]) -> float | tuple[float, ...]:
+    return tuple(map(float, value)) if isinstance(value, Iterable) else float(value)
+
+
+@lru_cache
+def _factor_and_offset(mean, std, channels: int) -> tuple[list[float], list[float]]:
     means, stds = _each_channel("mean", mean, channels), _each_channel("std", std, channels)
     if min(stds) <= 0:
         raise SettingsError(f"std={std} must be above 0; leave it at 1 to keep the scale 0–1")
-    # One multiplication and one addition a pixel, not two divisions: this runs in every step.
-    factor = [1 / (255 * s) for s in stds]
-    offset = [-m / s for m, s in zip(means, stds, strict=True)]
-    if len(set(factor)) == len(set(offset)) == 1:
-        return images.float() * factor[0] + offset[0]
-    per_channel = torch.tensor([factor, offset], device=images.device).reshape(2, channels, 1, 1)
-    return images.float() * per_channel[0] + per_channel[1]
+    return [1 / (255 * s) for s in stds], [-m / s for m, s in zip(means, stds, strict=True)]
 
 
 def random_shift(images: Tensor, max_pixels: int, generator: Generator) -> Tensor:

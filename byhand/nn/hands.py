@@ -21,7 +21,8 @@ from byhand.nn.hypercomplex import LibraryPHMLinear, PHMLinear
 from byhand.nn.linear import Linear
 from byhand.nn.loss import CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss, SmoothL1Loss
 from byhand.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
-from byhand.nn.sequential import Sequential
+from byhand.nn.sequential import Sequential, is_watched
+from byhand.ops.layout import is_batch_innermost
 
 LAYERS = (
     (nn.Linear, Linear),
@@ -47,7 +48,6 @@ LAYERS = (
 )
 TO_HAND = dict(LAYERS)
 TO_LIBRARY = {hand: library for library, hand in LAYERS}
-OTHER_SEQUENCE: dict[type, type] = {nn.Sequential: Sequential, Sequential: nn.Sequential}
 
 # They only hold other modules or rename axes: nothing in them is computed.
 CONTAINERS = (
@@ -126,6 +126,8 @@ class ByHand(TorchFunctionMode):
         twin = FUNCTIONS.get(func)
         if twin is not None:
             return twin(*args, **(kwargs or {}))
+        if func is Tensor.view and not _can_be_viewed(*args, **(kwargs or {})):
+            return Tensor.reshape(*args, **(kwargs or {}))
         if func in WITHOUT_TWIN:
             name = getattr(func, "__name__", str(func))
             raise UnknownLayer(
@@ -133,6 +135,17 @@ class ByHand(TorchFunctionMode):
                 "Write it with these, or leave this network to the library"
             )
         return func(*args, **(kwargs or {}))
+
+
+def _can_be_viewed(x: Tensor, *shape, **named) -> bool:
+    """Whether a view is possible; not where ours lie in memory in another order than torch's (``ops.layout``)."""
+    if x.is_contiguous() or named or (shape and isinstance(shape[0], torch.dtype)):
+        return True
+    try:
+        x.detach().view(*shape)
+    except RuntimeError:
+        return x.ndim != 4 or not is_batch_innermost(x)  # of any other the error is the caller's
+    return True
 
 
 class ForwardByHand:
@@ -162,6 +175,12 @@ def by_library(model: nn.Module) -> nn.Module:
     return _convert(model, TO_LIBRARY, "", {})
 
 
+def is_only_ours(model: nn.Module) -> bool:
+    """Whether all that it computes is computed by our layers, one after the other: no code between them, no hooks."""
+    known = (*TO_LIBRARY, Sequential, nn.Identity)
+    return all(type(module) in known and not is_watched(module) for module in model.modules())
+
+
 def _convert(module: nn.Module, twins: dict, name: str, done: dict[int, nn.Module]) -> nn.Module:
     if id(module) in done:  # a layer that stands in two places stays one layer
         return done[id(module)]
@@ -180,8 +199,10 @@ def _convert(module: nn.Module, twins: dict, name: str, done: dict[int, nn.Modul
                 f"layer {name or 'the model'!r} is a {kind.__name__}, which has no twin by hand; "
                 f"known: {', '.join(sorted(layer.__name__ for layer, _ in LAYERS[:-1]))}"
             )
-        new_kind = OTHER_SEQUENCE[kind] if kind is (nn.Sequential if to_hand else Sequential) else kind
-        new = new_kind.__new__(new_kind)
+        wanted: type[nn.Module] = kind
+        if kind is (nn.Sequential if to_hand else Sequential):
+            wanted = Sequential if to_hand else nn.Sequential
+        new = wanted.__new__(wanted)
         new.__dict__.update(module.__dict__)
         if isinstance(new.__dict__.get("forward"), ForwardByHand):
             del new.__dict__["forward"]

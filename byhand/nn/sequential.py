@@ -1,7 +1,10 @@
 """Layers one after the other."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from byhand.nn.activation import ReLU
 from byhand.nn.convolution import Conv2d
@@ -21,50 +24,55 @@ class Sequential(torch.nn.Sequential):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        layers, place = list(self), 0
+        layers, place = list(self._modules.values()), 0
         while place < len(layers):
-            some = layers[place : place + 3]
-            if _is_linear_relu(some, input):
-                linear = some[0]
-                input, taken = stage.linear_relu(input, linear.weight, linear.bias), 2
-            elif _is_conv_relu_avg_pool(some, input):
-                conv, pool = some[0], pair("kernel_size", some[2].kernel_size)[0]
-                sides = padding_of(conv.padding, conv.stride, conv.dilation, conv.kernel_size)
-                input = stage.conv_relu_avg_pool(pad2d(input, *sides), conv.weight, conv.bias, pool)
+            layer = layers[place]
+            if type(layer) is Linear and _linear_relu(layers[place : place + 2], input):
+                input, taken = stage.linear_relu(input, layer.weight, layer.bias), 2  # type: ignore[arg-type]
+            elif type(layer) is Conv2d and (pool := _conv_relu_avg_pool(layers[place : place + 3], input)):
+                sides = padding_of(layer.padding, layer.stride, layer.dilation, layer.kernel_size)
+                padded = pad2d(input, *sides)
+                input = stage.conv_relu_avg_pool(padded, layer.weight, layer.bias, pool)  # type: ignore[arg-type]
                 taken = 3
             else:
-                input, taken = layers[place](input), 1
+                input, taken = layer(input), 1
             place += taken
         return input
 
 
-def _is_linear_relu(layers: list, x: Tensor) -> bool:
+def _linear_relu(layers: Sequence[Module | None], x: Tensor) -> bool:
+    """Whether these are a linear layer and a ReLU that ``stage.linear_relu`` computes."""
+    linear = layers[0]
     return (
-        [type(layer) for layer in layers[:2]] == [Linear, ReLU]
-        and all(map(_unwatched, layers[:2]))
-        and layers[0].bias is not None
+        [type(layer) for layer in layers] == [Linear, ReLU]
+        and linear.bias is not None  # type: ignore[union-attr]
         and x.ndim == 2
-        and x.shape[1] == layers[0].weight.shape[1]
+        and x.shape[1] == linear.in_features  # type: ignore[union-attr]
+        and not any(map(is_watched, layers))
     )
 
 
-def _is_conv_relu_avg_pool(layers: list, x: Tensor) -> bool:
-    if [type(layer) for layer in layers] != [Conv2d, ReLU, AvgPool2d] or not all(map(_unwatched, layers)):
-        return False
-    conv, _, pooling = layers
-    height, width = pair("kernel_size", pooling.kernel_size)
-    plain_pooling = height == width > 1 and pooling.padding in (0, (0, 0)) and pooling.divisor_override is None
-    plain = conv.stride == conv.dilation == (1, 1) and conv.padding_mode == "zeros" and conv.bias is not None
-    steps = pooling.stride in (None, pooling.kernel_size)
-    if not (plain and plain_pooling and steps and x.ndim == 4 and x.shape[1] == conv.in_channels):
-        return False
+def _conv_relu_avg_pool(layers: Sequence[Module | None], x: Tensor) -> int:
+    """The pooling's size if these are what ``stage.conv_relu_avg_pool`` computes, else 0."""
+    if [type(layer) for layer in layers] != [Conv2d, ReLU, AvgPool2d] or any(map(is_watched, layers)):
+        return 0
+    conv, pooling = layers[0], layers[2]
+    assert isinstance(conv, Conv2d)
+    assert isinstance(pooling, AvgPool2d)
+    size, across = pair("kernel_size", pooling.kernel_size)
+    usual = size == across > 1 and pair("stride", pooling.stride) == (size, size) and pooling.divisor_override is None
+    usual = usual and pooling.padding in (0, (0, 0)) and conv.stride == conv.dilation == (1, 1)
+    usual = usual and conv.padding_mode == "zeros" and conv.bias is not None
+    if not (usual and x.ndim == 4 and x.shape[1] == conv.in_channels and rows.worthwhile(x, conv.groups)):
+        return 0
     left, right, top, bottom = padding_of(conv.padding, conv.stride, conv.dilation, conv.kernel_size)
-    (kH, kW), (_, _, H, W) = conv.kernel_size, x.shape
-    places = H + top + bottom - kH + 1, W + left + right - kW + 1
-    return rows.worthwhile(x, conv.groups) and all(n > 0 and n % height == 0 for n in places)
+    height = x.shape[2] + top + bottom - conv.kernel_size[0] + 1
+    width = x.shape[3] + left + right - conv.kernel_size[1] + 1
+    return size if height > 0 < width and height % size == width % size == 0 else 0
 
 
-def _unwatched(layer: torch.nn.Module) -> bool:
-    """Whether nobody waits for what goes into this layer or comes out of it."""
-    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return not (hooks or torch.nn.modules.module._has_any_global_hook() or "forward" in layer.__dict__)
+def is_watched(layer: Module | None) -> bool:
+    """Whether somebody waits for what goes into this layer or comes out of it."""
+    own = layer.__dict__
+    hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    return bool(hooks) or "forward" in own or torch.nn.modules.module._has_any_global_hook()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from byhand.ops.tape import operation
+from byhand.ops.tape import Tape, operation
 
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
@@ -17,7 +17,9 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
         shape = torch.empty(input.shape, device="meta").flatten(start_dim, end_dim).shape  # torch's errors, its numbers
     else:
         shape = torch.Size((*input.shape[:first], input.shape[first : last + 1].numel(), *input.shape[last + 1 :]))
-    return input.view(shape) if input.is_contiguous() else _flatten(input, shape)
+    if input.is_contiguous() and Tape.running is None:
+        return input.view(shape)
+    return _flatten(input, shape)
 
 
 def flatten_forward(x: Tensor, shape: torch.Size):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from byhand.errors import SettingsError
+from byhand.ops.layout import is_batch_innermost
 from byhand.ops.tape import operation
 
 
@@ -26,7 +27,10 @@ def dropout_forward(x: Tensor, p: float):
     if p == 1:
         scale = torch.zeros_like(x)
     else:
-        scale = torch.empty_like(x).bernoulli_(1 - p).div_(1 - p)
+        # Torch draws in the order of memory, and its images lie there one after the other; ours may not.
+        ours = x.ndim == 4 and is_batch_innermost(x)
+        scale = torch.empty_like(x, memory_format=torch.contiguous_format if ours else torch.preserve_format)
+        scale.bernoulli_(1 - p).div_(1 - p)
     return x * scale, (scale,)
 
 

@@ -4,14 +4,16 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from byhand import optim
 from byhand.errors import RunError
 from byhand.nn import by_hand, init
+from byhand.nn.hands import is_only_ours
 from byhand.optim import schedules
 from byhand.training.settings import Settings
 
+COUNTED_AT_ONCE = 32  # batches
 FORMAT = 1  # of the dict that is saved; another number is another meaning
 
 
@@ -26,6 +28,8 @@ class State:
     def __init__(self, model: nn.Module, settings: Settings, device: torch.device) -> None:
         self.library = model.to(device)  # what is saved: both hands share its parameters
         self.model = by_hand(self.library) if settings.by_hand else self.library
+        self.only_ours = settings.by_hand and is_only_ours(self.model)  # then our own tape leads back, not autograd
+        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.settings, self.device = settings, device
         self.optimizer = _optimizer(self.model, settings)
         self.mean = copy.deepcopy(self.library) if settings.ema else None
@@ -33,7 +37,9 @@ class State:
         self.changes = torch.Generator().manual_seed(settings.seed + 1)  # of the images; never the permutation's draws
         self.before_epoch = self.order.get_state()
         self.epoch = self.position = self.step = 0
-        self.loss_sum, self.correct, self.seen = 0.0, 0, 0
+        self.loss_sum, self.correct, self.seen = 0.0, 0, 0  # of ``seen`` examples ``counted`` were counted by now
+        self.counted = 0
+        self.uncounted: list[tuple[Tensor, Tensor]] = []
         self.seconds = 0.0
         self.stop = False
 
@@ -62,10 +68,25 @@ class State:
             for kept, buffer in zip(self.mean.buffers(), self.library.buffers(), strict=True):
                 kept.copy_(buffer)
 
+    def count(self, outputs: Tensor, labels: Tensor) -> None:
+        """Note the answers to a batch; many batches are counted at once, as counting each costs as much as a layer."""
+        self.uncounted.append((outputs, labels))
+        if len(self.uncounted) == COUNTED_AT_ONCE:
+            self.count_up()
+
+    def count_up(self) -> None:
+        """Bring ``correct`` up to the last batch that was noted."""
+        if self.uncounted:
+            outputs, labels = (torch.cat(part) for part in zip(*self.uncounted, strict=True))
+            self.correct += int((outputs.argmax(1) == labels).sum())
+            self.counted += len(labels)
+            self.uncounted = []
+
     def begin_epoch(self) -> None:
         """Set the sums of a new epoch to zero and remember the generator that its permutation will be drawn from."""
         self.before_epoch = self.order.get_state()
         self.position, self.loss_sum, self.correct, self.seen, self.seconds = 0, 0.0, 0, 0, 0.0
+        self.counted, self.uncounted = 0, []
 
     def finite(self) -> bool:
         """Whether every weight is a number; a state with others is not worth a checkpoint."""
@@ -73,6 +94,7 @@ class State:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything as tensors and plain values, for a checkpoint."""
+        self.count_up()
         return {
             "format": FORMAT,
             "model": self.library.state_dict(),
@@ -88,7 +110,7 @@ class State:
             "epoch": self.epoch,
             "position": self.position,
             "step": self.step,
-            "sums": [float(self.loss_sum), int(self.correct), self.seen],
+            "sums": [self.loss_sum, self.correct, self.seen],
             "seconds": self.seconds,
         }
 
@@ -110,6 +132,7 @@ class State:
                 torch.cuda.set_rng_state(generators["cuda"], self.device)
             self.epoch, self.position, self.step = (_count(saved, name) for name in ("epoch", "position", "step"))
             self.loss_sum, self.correct, self.seen = saved["sums"]
+            self.counted, self.uncounted = self.seen, []
             self.seconds = float(saved["seconds"])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
