@@ -22,7 +22,7 @@ PACKAGE = Path(byhand.__file__).parent
 # What may run: arithmetic, matrix products, reductions, comparison, exp and log, indexing, shapes, memory, draws.
 ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "neg", "pow", "abs", "sign", "clamp", "clamp_min", "clamp_max"}
 ROUNDING = {"floor_divide", "remainder"}
-PRODUCTS = {"mm", "bmm", "baddbmm", "mv", "dot", "addcmul", "addcdiv"}
+PRODUCTS = {"mm", "bmm", "baddbmm", "mv", "dot", "addcmul", "addcdiv", "lerp"}
 REDUCTIONS = {"sum", "mean", "amax", "amin", "max", "min", "argmax", "all", "any", "cumsum"}
 COMPARISON = {"eq", "ne", "lt", "le", "gt", "ge", "where", "bitwise_and", "bitwise_or", "bitwise_not", "logical_not"}
 ANALYSIS = {"exp", "expm1", "log", "sqrt", "reciprocal", "maximum", "minimum"}

@@ -395,7 +395,7 @@ class Kernels(TorchDispatchMode):
 
 
 # what may run: arithmetic, a root, a comparison, memory for a result, reading the step counter
-ARITHMETIC = {"add", "add_", "sub", "mul", "mul_", "div", "neg", "sqrt", "maximum"}
+ARITHMETIC = {"add", "add_", "sub", "mul", "mul_", "div", "neg", "sqrt", "maximum", "lerp_", "addcmul_", "addcdiv_"}
 MEMORY = {"clone", "zeros", "zeros_like", "detach", "_local_scalar_dense"}
 
 

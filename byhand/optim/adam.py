@@ -90,18 +90,16 @@ class Adam(Optimizer):
                 param.mul_(1 - lr * weight_decay)
             else:
                 grad = grad.add(param, alpha=weight_decay)
-        mean.mul_(beta1).add_(grad, alpha=1 - beta1)
-        work = grad * grad  # the only memory of a step; every later intermediate is written over it
-        mean_square.mul_(beta2).add_(work, alpha=1 - beta2)
+        mean.lerp_(grad, 1 - beta1)  # m + (1 − β₁) (g − m)
+        mean_square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         if group["amsgrad"]:
             mean_square = torch.maximum(state["max_exp_avg_sq"], mean_square, out=state["max_exp_avg_sq"])
 
         # m̂ / (√v̂ + ε) = m / (√v + ε c) · c / (1 − β₁ᵗ) with c = √(1 − β₂ᵗ): both corrections become one number
         # (Kingma & Ba 2015, end of section 2, where ε̂ stands for ε c)
         correction = (1 - beta2**t) ** 0.5
-        torch.sqrt(mean_square, out=work).add_(group["eps"] * correction)
-        torch.div(mean, work, out=work)
-        param.add_(work, alpha=-lr * correction / (1 - beta1**t))
+        root = torch.sqrt(mean_square).add_(group["eps"] * correction)
+        param.addcdiv_(mean, root, value=-lr * correction / (1 - beta1**t))
 
 
 class AdamW(Adam):
