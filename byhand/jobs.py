@@ -110,6 +110,8 @@ def start(
     planned = chosen.plan(plan)
     resolved = planned.settings.replace(**settings)
     device = _prepare_machine(resolved)
+    if device.type != "cpu" and "by_hand" not in settings:
+        resolved = resolved.replace(by_hand=False)  # there the library's hand is the faster one
     options = {**chosen.options, **planned.options, **({"dropout": resolved.dropout} if resolved.dropout else {})}
     dataset = _dataset(chosen, resolved, data_dir, progress)
     if resolved.batch_size > len(dataset.train_images):
@@ -183,7 +185,7 @@ def train(
 ) -> Run:
     """The finished run of a recipe: trained, measured, with weights and result in its directory.
 
-    ``settings`` replace those of the plan: ``byhand.train("lenet5-mnist", plan="fast", seed=1, by_hand=True)``. See
+    ``settings`` replace those of the plan: ``byhand.train("lenet5-mnist", plan="fast", seed=1, by_hand=False)``. See
     byhand.training.settings.Settings for their names, units and ranges.
 
     Raises ByhandError of a kind that fits; NonFiniteLoss where the training fails.

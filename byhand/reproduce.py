@@ -59,7 +59,7 @@ def run_plan(
     goal = {key: list(bounds) for key, bounds in recipe.plan(plan).goal.items()}
     # An error of a weight must stay under its limit in every run; for the others the mean is what is asked for.
     asked = {key: means[key]["most" if key.endswith("_error") else "mean"] for key in means}
-    hand = " --by-hand" if settings.get("by_hand") else ""
+    hand = "" if settings.get("by_hand") else " --by-library"
     threads = f" --threads {settings['threads']}" if settings.get("threads") else ""
     record = {
         "recipe": recipe.name,

@@ -10,6 +10,13 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder with the data sets; s
 RunsDir = Annotated[Path, typer.Option(help="Folder that the run directories are made in.")]
 Lang = Annotated[str, typer.Option(help="Language of the pictures: en or zh.")]
 Show = Annotated[bool, typer.Option("--show", help="Open the pictures when they are drawn.")]
+ByHand = Annotated[
+    bool | None,
+    typer.Option(
+        "--by-hand/--by-library",
+        help="Layers, loss and optimizer written by hand (the faster one on a CPU, and the default there), or torch's.",
+    ),
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 
 

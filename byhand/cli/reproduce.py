@@ -1,11 +1,11 @@
 """`byhand reproduce`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from byhand.cli.options import DataDir, Json, RunsDir
+from byhand.cli.options import ByHand, DataDir, Json, RunsDir
 from byhand.cli.output import Interrupted, emit, table
 from byhand.cli.train import place, resume_command
 
@@ -19,7 +19,7 @@ def reproduce(
     ] = None,
     plan: Annotated[list[str] | None, typer.Option(help="book, fast, best; may be given several times.")] = None,
     seeds: Annotated[int, typer.Option(help="How many seeds, counted from 0.")] = 3,
-    by_hand: Annotated[bool, typer.Option("--by-hand", help="Layers, loss and optimizer written by hand.")] = False,
+    by_hand: ByHand = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; as torch finds them unless given.")] = None,
     data_dir: DataDir = None,
     runs_dir: RunsDir = Path("runs"),
@@ -33,7 +33,8 @@ def reproduce(
 
     chosen = [named(name) for name in recipes] if recipes else list(RECIPES)
     jobs = [(one, name) for one in chosen for name in (plan or one.plans)]
-    changes = {"by_hand": by_hand} | ({} if threads is None else {"threads": threads})
+    given = {"by_hand": by_hand, "threads": threads}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     for one, name in jobs:
         one.plan(name).settings.replace(**changes)
     if seeds < 1:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from byhand.cli.options import DataDir, Json, Lang, RunPath, RunsDir, Show, check_language
+from byhand.cli.options import ByHand, DataDir, Json, Lang, RunPath, RunsDir, Show, check_language
 from byhand.cli.output import Interrupted, bounds, emit, table
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def train(
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; as torch finds them unless given.")] = None,
-    by_hand: Annotated[bool, typer.Option("--by-hand", help="Layers, loss and optimizer written by hand.")] = False,
+    by_hand: ByHand = None,
     data_dir: DataDir = None,
     runs_dir: RunsDir = Path("runs"),
     lang: Lang = "en",
@@ -52,7 +52,7 @@ def train(
         "threads": threads,
     }
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    changes |= {"seed": seed} | ({"by_hand": True} if by_hand else {})
+    changes |= {"seed": seed} | ({} if by_hand is None else {"by_hand": by_hand})
     named(name).plan(plan).settings.replace(**changes)  # a wrong setting is told before torch is even imported
 
     from byhand import jobs

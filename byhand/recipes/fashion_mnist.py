@@ -24,7 +24,7 @@ SOFTMAX_FASHION = Recipe(
             {"train_loss": near(0.4072, 0.006), "train_accuracy": near(0.8609, 0.006), "accuracy": near(0.8417, 0.006)},
         ),
         "fast": Plan(
-            Settings(epochs=2, batch_size=32, lr=0.01, optimizer="adam", schedule="one-cycle"),
+            Settings(epochs=2, batch_size=256, lr=0.05, optimizer="adam", schedule="one-cycle"),
             {"accuracy": at_least(0.8417)},
         ),
         "best": Plan(
@@ -44,12 +44,13 @@ SOFTMAX_FASHION = Recipe(
 
 MLP_FAST = Settings(
     epochs=3,
-    batch_size=128,
-    lr=3e-3,
+    batch_size=256,
+    lr=8e-3,
     optimizer="adamw",
+    beta2=0.95,
     weight_decay=0.01,
     schedule="one-cycle",
-    rise=0.15,
+    rise=0.1,
     preparation=STANDARD,
 )
 MLP_BEST = Settings(
@@ -111,11 +112,13 @@ LENET5_FASHION = Recipe(
         "fast": Plan(
             Settings(
                 epochs=4,
-                batch_size=64,
-                lr=5e-3,
+                batch_size=256,
+                lr=0.02,
                 optimizer="adamw",
-                weight_decay=0.01,
+                beta2=0.98,
+                weight_decay=0.05,
                 schedule="one-cycle",
+                rise=0.2,
                 preparation=PADDED,
             )
         ),

@@ -22,11 +22,13 @@ LENET5_MNIST = Recipe(
         "fast": Plan(
             Settings(
                 epochs=2,
-                batch_size=64,
-                lr=0.01,
+                batch_size=256,
+                lr=0.02,
                 optimizer="adamw",
-                weight_decay=0.01,
+                beta2=0.98,
+                weight_decay=0.05,
                 schedule="one-cycle",
+                rise=0.2,
                 preparation=STRETCHED,
             ),
             {"accuracy": at_least(0.9904)},

@@ -37,7 +37,8 @@ class Settings:
     were summed up while the last epoch ran, as the source does, in place of those of the final weights.
 
     How it is run: ``seed``; ``hold_out``, a share of the training images that is measured on in place of the test set;
-    ``by_hand``; ``device`` (auto, cpu, cuda); ``threads`` (0: as torch finds them).
+    ``by_hand``, the faster hand for the networks of the book's first chapters on a CPU, or False: torch's layers, loss and
+    optimizer; ``device`` (auto, cpu, cuda); ``threads`` (0: as torch finds them).
     """
 
     epochs: int
@@ -67,7 +68,7 @@ class Settings:
     preparation: Preparation = field(default_factory=Preparation)
     seed: int = 0
     hold_out: float = 0.0
-    by_hand: bool = False
+    by_hand: bool = True
     device: str = "auto"
     threads: int = 0
 
