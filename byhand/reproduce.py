@@ -59,7 +59,7 @@ def run_plan(
     goal = {key: list(bounds) for key, bounds in recipe.plan(plan).goal.items()}
     # An error of a weight must stay under its limit in every run; for the others the mean is what is asked for.
     asked = {key: means[key]["most" if key.endswith("_error") else "mean"] for key in means}
-    hand = "" if settings.get("by_hand") else " --by-library"
+    hand = {None: "", True: " --by-hand", False: " --by-library"}[settings.get("by_hand")]
     threads = f" --threads {settings['threads']}" if settings.get("threads") else ""
     record = {
         "recipe": recipe.name,
@@ -80,7 +80,7 @@ def run_plan(
     }
     record["environment"]["data"] = {key: receipt["data"][key] for key in ("name", "sha256")}
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(folder / f"{recipe.name}-{plan}{'-by-hand' if hand else ''}.json", text.encode())
+    write_atomically(folder / f"{recipe.name}-{plan}{hand.replace(' --', '-')}.json", text.encode())
     write_atomically(folder / "README.md", overview(folder).encode())
     return record
 

@@ -382,10 +382,10 @@ def test_pictures_are_drawn_in_chinese_or_english(byhand, trained, tmp_path):
 
 def test_by_hand_and_the_library_train_alike_from_the_command_line(byhand, here, small):
     losses = []
-    for hand in ((), ("--by-hand",)):
+    for hand in (("--by-library",), ()):
         said = byhand("train", "--epochs", 1, "--batch-size", 16, *hand, "--json", *FAST)
         losses.append(said.records[0]["loss"])
-        assert Run.open(said.records[0]["run"]).recipe()["settings"]["by_hand"] is bool(hand)
+        assert Run.open(said.records[0]["run"]).recipe()["settings"]["by_hand"] is (not hand)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 

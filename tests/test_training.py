@@ -1,6 +1,7 @@
 """The training loop against slow rewrites of it: the source's own scripts, torch's optimizers, formulas written out."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from byhand.training.evaluate import evaluate
 from byhand.training.fit import fit
 from byhand.training.settings import Settings
 from byhand.training.state import State, lr_at
+from byhand.training.steps import DeviceStep, Step, step_for
 from byhand.training.tasks import REGRESSION
 
 CPU = torch.device("cpu")
@@ -956,7 +958,7 @@ def test_a_tape_adds_up_the_gradients_of_a_weight_in_two_places_and_misses_none(
 
 def test_only_a_network_of_our_layers_alone_is_trained_without_autograd():
     assert new("lenet5", Settings(epochs=1, batch_size=4, lr=0.1, by_hand=True)).only_ours
-    assert not new("lenet5", Settings(epochs=1, batch_size=4, lr=0.1)).only_ours
+    assert not new("lenet5", Settings(epochs=1, batch_size=4, lr=0.1, by_hand=False)).only_ours
     watched = hand_nn.by_hand(models.build("lenet5"))
     watched.get_submodule("features.1").register_forward_hook(lambda *_: None)
     assert not is_only_ours(watched)
@@ -966,3 +968,80 @@ def test_only_a_network_of_our_layers_alone_is_trained_without_autograd():
             return x + 1
 
     assert not is_only_ours(hand_nn.by_hand(nn.Sequential(nn.Linear(2, 2), Own())))
+
+
+# The step that never waits for the device, as far as a CPU shows it
+
+
+def on_a_device(monkeypatch):
+    """Trainings take the step and the optimizers of a GPU; torch has its fused kernels for CPUs, too."""
+    monkeypatch.setattr("byhand.training.fit.step_for", DeviceStep)
+    for name in ("SGD", "Adam", "AdamW"):
+        monkeypatch.setattr(torch.optim, name, partial(getattr(torch.optim, name), fused=True))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["optimizer"])
+@pytest.mark.parametrize("divide_by", ["batch", "batch_size"])
+def test_a_step_that_does_not_wait_trains_alike(rule, divide_by, monkeypatch):
+    how = {"by_hand": False, "schedule": "cosine", "divide_by": divide_by, "preparation": RESIZED}
+    settings = Settings(epochs=2, batch_size=12, **how, **rule)
+    usual = new("lenet5", settings)
+    expected = list(fit(usual, made("digits", num_train=40)))
+    on_a_device(monkeypatch)
+    state = new("lenet5", settings)
+    for got, want in zip(fit(state, made("digits", num_train=40)), expected, strict=True):
+        assert got.loss == pytest.approx(want.loss, rel=1e-5)
+        assert (got.accuracy, got.lr) == (want.accuracy, want.lr)
+    for key, value in state.library.state_dict().items():
+        torch.testing.assert_close(value, usual.library.state_dict()[key], rtol=1e-4, atol=1e-5)
+
+
+def test_between_the_ends_of_an_epoch_nothing_is_read_back(monkeypatch):
+    on_a_device(monkeypatch)
+    state = new("mlp", Settings(epochs=2, batch_size=10, by_hand=False, **RULES[-1]))
+    step = DeviceStep(state, "classification")
+    inputs, targets = torch.rand(10, 1, 28, 28), torch.arange(10)
+    step(inputs, targets, 0.01)  # the optimizer's state is made in the first
+    with Kernels() as kernels:
+        step(inputs, targets, 0.01)
+    assert "_local_scalar_dense.default" not in kernels.names
+    assert len(kernels.names) > 10
+    with Kernels() as kernels:
+        step.settle()
+    assert "_local_scalar_dense.default" in kernels.names
+
+
+def test_a_step_that_does_not_wait_tells_a_loss_that_is_not_finite_at_the_end_of_the_epoch(monkeypatch):
+    on_a_device(monkeypatch)
+    state = new("mlp", Settings(epochs=2, batch_size=10, by_hand=False, lr=1e20))
+    with pytest.raises(NonFiniteLoss, match=r"in epoch 1, some step, at lr=1e\+20"):
+        list(fit(state, made("mnist", num_train=40)))
+
+
+def test_a_training_that_is_left_in_mid_epoch_has_its_sums_settled(monkeypatch):
+    on_a_device(monkeypatch)
+    settings = Settings(epochs=1, batch_size=10, by_hand=False, lr=0.01)
+    whole = next(fit(new("mlp", settings), made("mnist", num_train=40)))
+    state = new("mlp", settings)
+    step = DeviceStep.__call__
+
+    def stopped(self, *arguments):
+        step(self, *arguments)
+        state.stop = state.step == 1
+
+    monkeypatch.setattr(DeviceStep, "__call__", stopped)
+    assert list(fit(state, made("mnist", num_train=40))) == []
+    saved = state.state_dict()
+    assert saved["position"] == saved["step"] == 2
+    assert saved["sums"][2] == 20 > saved["sums"][1] >= 0
+    again = new("mlp", settings)
+    again.load_state_dict(saved)
+    assert next(fit(again, made("mnist", num_train=40))).loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+def test_only_a_gpu_in_the_librarys_hand_takes_the_step_that_does_not_wait():
+    state = new("mlp", Settings(epochs=1, batch_size=10, lr=0.01, by_hand=False))
+    assert type(step_for(state, "classification")) is Step
+    state.device = torch.device("cuda")
+    state.settings = state.settings.replace(by_hand=True)
+    assert type(step_for(state, "classification")) is Step

@@ -53,9 +53,10 @@ def _bar(training: "Training", started: float, first_step: int):
     steps = -(-len(training.data.train_images) // state.settings.batch_size) * state.settings.epochs
     done, seen = state.step - first_step, max(state.seen, 1)
     left = (time.perf_counter() - started) / done * (steps - state.step) if done else None
-    numbers = [f"loss {state.loss_sum / seen:.4f}"]
-    if training.task == "classification":
-        numbers.append(f"accuracy {state.correct / max(state.counted, 1):.4f}")
+    # On a GPU both are known at the end of an epoch alone.
+    numbers = [f"loss {state.loss_sum / seen:.4f}"] if state.loss_sum else []
+    if training.task == "classification" and state.counted:
+        numbers.append(f"accuracy {state.correct / state.counted:.4f}")
     numbers.append(f"{state.seen / max(state.seconds, 1e-9):,.0f} {_examples(training)}/s")
     numbers.append("–:–– left" if left is None else f"{_clock(left)} left")
     row = Table.grid(padding=(0, 1), expand=True)

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,15 +11,13 @@ from torch import Tensor
 
 from byhand.data import augment
 from byhand.data.arrays import Dataset
-from byhand.errors import NonFiniteLoss, RunError
-from byhand.ops.tape import Tape
+from byhand.errors import RunError
 from byhand.training.evaluate import Measured, evaluate
 from byhand.training.memory import keep_buffers
 from byhand.training.settings import Settings
 from byhand.training.state import State, lr_at
-from byhand.training.tasks import CLASSIFICATION, loss_of
-
-DIVERGED = 1e6  # a mean cross-entropy that no training comes back from: the label's probability is e^(−1,000,000)
+from byhand.training.steps import step_for
+from byhand.training.tasks import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,8 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
     bit. Where examples are held out, they stand in the place of the test set (``Dataset.hold_out``) and are measured
     after each epoch; without, the test set is not looked at here.
 
-    Raises NonFiniteLoss before a step from a loss that is not finite, or in a classification above 1e6; RunError where
-    the state is of a training with another number of examples or batches.
+    Raises NonFiniteLoss before a step from a loss that is not finite, or in a classification above 1e6 (on a GPU at the
+    end of the epoch); RunError where the state is of a training with another number of examples or batches.
     """
     settings = state.settings
     keep_buffers()
@@ -65,6 +62,7 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
             f"the training stands at step {state.step}, {state.position} of them in epoch {state.epoch + 1}, which is "
             f"no place in epochs of {steps_per_epoch} steps; it began with other data or settings"
         )
+    step = step_for(state, task)
     while state.epoch < settings.epochs:
         if state.position == 0:
             state.begin_epoch()
@@ -76,10 +74,15 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
             lr = lr_at(settings, state.step, steps_per_epoch)
             # index_select, as images[batch] takes six times as long on a CPU
             inputs = changed(images.index_select(0, batch), settings, state.changes)
-            _step(state, inputs, labels.index_select(0, batch), lr, task)
+            step(inputs, labels.index_select(0, batch), lr)
+            state.position, state.step, state.seen = state.position + 1, state.step + 1, state.seen + len(batch)
+            state.average()
             state.seconds = before + time.perf_counter() - started
             if state.stop and state.position < steps_per_epoch:
+                step.settle()
                 return
+        step.settle()
+        state.seconds = before + time.perf_counter() - started
         state.epoch, state.position = state.epoch + 1, 0
         yield _record(state, data, task, lr_at(settings, state.step - 1, steps_per_epoch))
         if state.stop:
@@ -107,41 +110,7 @@ def changed(images: Tensor, settings: Settings, generator: torch.Generator) -> T
     return settings.preparation(images)
 
 
-def _step(state: State, inputs: Tensor, targets: Tensor, lr: float, task: str) -> None:
-    settings, optimizer = state.settings, state.optimizer
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    # The mean over the batch; the source instead divides the sum by the fixed batch size, also for a smaller last
-    # batch.
-    share = len(targets) / settings.batch_size if settings.divide_by == "batch_size" else 1.0
-    tape = Tape(state.trained) if state.only_ours else None
-    with tape or nullcontext():
-        outputs = state.model(inputs)
-        loss = loss_of(task, outputs, targets, settings)
-    value = float(loss.detach())
-    if not math.isfinite(value) or (task == CLASSIFICATION and value > DIVERGED):
-        raise NonFiniteLoss(
-            f"the loss became {value:.3g} in epoch {state.epoch + 1}, step {state.position + 1}, at lr={lr:.3g}; the "
-            f"weights of the last checkpoint are kept. Try a lower lr (now {settings.lr:g}), or a warm-up"
-        )
-    if tape is None:
-        optimizer.zero_grad()
-        loss.backward(torch.full_like(loss, share))
-    else:
-        for parameter, grad in zip(state.trained, tape.gradients(loss, share), strict=True):
-            parameter.grad = grad
-    optimizer.step()
-    state.position += 1
-    state.step += 1
-    state.average()
-    state.loss_sum += value * len(targets)
-    if task == CLASSIFICATION:
-        state.count(outputs.detach(), targets)
-    state.seen += len(targets)
-
-
 def _record(state: State, data: Dataset, task: str, lr: float) -> Epoch:
-    state.count_up()
     held_out = Measured(None, None)
     if state.settings.hold_out:
         held_out = evaluate(state.kept, data.test_images, data.test_labels, state.settings, task)

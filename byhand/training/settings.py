@@ -37,7 +37,7 @@ class Settings:
     were summed up while the last epoch ran, as the source does, in place of those of the final weights.
 
     How it is run: ``seed``; ``hold_out``, a share of the training images that is measured on in place of the test set;
-    ``by_hand``, the faster hand for the networks of the book's first chapters on a CPU, or False: torch's layers, loss and
+    ``by_hand``, on a CPU the faster hand for the networks of chapters 3 to 6, or False: torch's layers, loss and
     optimizer; ``device`` (auto, cpu, cuda); ``threads`` (0: as torch finds them).
     """
 

@@ -1,0 +1,134 @@
+"""One training step, in two ways: one that looks at every loss, and one that never waits for the device."""
+
+import math
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from byhand.errors import NonFiniteLoss
+from byhand.ops.tape import Tape
+from byhand.training.state import State
+from byhand.training.tasks import CLASSIFICATION, correct_of, loss_of
+
+DIVERGED = 1e6  # a mean cross-entropy that no training comes back from: the label's probability is e^(−1,000,000)
+WARM_STEPS = 3  # before a CUDA graph is recorded; libraries make their plans and buffers in them
+
+
+class Step:
+    """Forward, loss, gradients, optimizer; the loss is looked at before the weights move, and kept with the answers.
+
+    Raises NonFiniteLoss before a step from a loss that is not finite, or in a classification above 1e6.
+    """
+
+    def __init__(self, state: State, task: str) -> None:
+        self.state, self.task = state, task
+
+    def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
+        state, optimizer = self.state, self.state.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        tape = Tape(state.trained) if state.only_ours else None
+        with tape or nullcontext():
+            outputs = state.model(inputs)
+            loss = loss_of(self.task, outputs, targets, state.settings)
+        value = float(loss.detach())
+        self.check(value, f"step {state.position + 1}", lr)
+        share = share_of(state, targets)
+        if tape is None:
+            optimizer.zero_grad()
+            loss.backward(torch.full_like(loss, share))
+        else:
+            for parameter, grad in zip(state.trained, tape.gradients(loss, share), strict=True):
+                parameter.grad = grad
+        optimizer.step()
+        state.loss_sum += value * len(targets)
+        if self.task == CLASSIFICATION:
+            state.count(outputs.detach(), targets)
+
+    def settle(self) -> None:
+        """Bring the sums of the state up to date."""
+        self.state.count_up()
+
+    def check(self, value: float, where: str, lr: float) -> None:
+        if not math.isfinite(value) or (self.task == CLASSIFICATION and value > DIVERGED):
+            raise NonFiniteLoss(
+                f"the loss became {value:.3g} in epoch {self.state.epoch + 1}, {where}, at lr={lr:.3g}; the weights of "
+                f"the last checkpoint are kept. Try a lower lr (now {self.state.settings.lr:g}), or a warm-up"
+            )
+
+
+class DeviceStep(Step):
+    """The same with nothing read back: learning rate, sums and the worst loss are tensors on the device.
+
+    On a GPU the step is recorded once as a CUDA graph and then replayed, so that the processor only names it. What the
+    loss became is told by ``settle``, at the end of an epoch: NonFiniteLoss is raised then, one epoch late at most, and
+    the checkpoint of the epoch before is kept as well.
+    """
+
+    def __init__(self, state: State, task: str) -> None:
+        super().__init__(state, task)
+        self.lr, self.total, self.worst = (torch.zeros((), device=state.device) for _ in range(3))
+        self.right = torch.zeros((), dtype=torch.int64, device=state.device)
+        for group in state.optimizer.param_groups:
+            group["lr"] = self.lr
+        self.warm, self.last_lr = 0, 0.0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.held: tuple[Tensor, Tensor] | None = None  # the batch that the graph reads
+
+    def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
+        self.lr.fill_(lr)
+        self.last_lr = lr
+        whole = len(targets) == self.state.settings.batch_size
+        if self.state.device.type != "cuda" or not whole:
+            self.compute(inputs, targets)
+        elif self.warm < WARM_STEPS:
+            self.warm += 1
+            stream = torch.cuda.Stream()  # as recording asks for
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self.compute(inputs, targets)
+            torch.cuda.current_stream().wait_stream(stream)
+        else:
+            if self.graph is None:
+                self.held, self.graph = (inputs.clone(), targets.clone()), torch.cuda.CUDAGraph()
+                self.state.optimizer.zero_grad()
+                with torch.cuda.graph(self.graph):
+                    self.compute(*self.held)
+            assert self.held is not None
+            for held, new in zip(self.held, (inputs, targets), strict=True):
+                held.copy_(new)
+            self.graph.replay()
+
+    def compute(self, inputs: Tensor, targets: Tensor) -> None:
+        """The step itself: it moves the weights and the sums, and asks for nothing."""
+        state = self.state
+        state.optimizer.zero_grad()
+        outputs = state.model(inputs)
+        loss = loss_of(self.task, outputs, targets, state.settings)
+        loss.backward(torch.full_like(loss, share_of(state, targets)))
+        state.optimizer.step()
+        with torch.no_grad():
+            self.total += loss * len(targets)
+            self.worst.copy_(torch.maximum(self.worst, loss))  # which keeps a NaN
+            if self.task == CLASSIFICATION:
+                self.right += correct_of(self.task, outputs, targets)
+
+    def settle(self) -> None:
+        self.check(float(self.worst), "some step", self.last_lr)
+        self.state.loss_sum += float(self.total)
+        self.state.correct += int(self.right)
+        self.state.counted = self.state.seen
+        for sums in (self.total, self.right, self.worst):
+            sums.zero_()
+
+
+def step_for(state: State, task: str) -> Step:
+    """The step for the device of a training: on a GPU, by library, the one that does not wait."""
+    return DeviceStep(state, task) if state.device.type != "cpu" and not state.settings.by_hand else Step(state, task)
+
+
+def share_of(state: State, targets: Tensor) -> float:
+    """What the gradient of the mean loss is multiplied by: 1, or as in the source the batch's share of a whole one."""
+    settings = state.settings
+    return len(targets) / settings.batch_size if settings.divide_by == "batch_size" else 1.0
