@@ -207,8 +207,8 @@ def _resize_weights(old: int, new: int, device: torch.device) -> Tensor:
 
 
 def _grey_levels(values: Tensor) -> Tensor:
-    """The nearest whole grey levels 0..255 as uint8; a half goes up, as in Pillow."""
-    return (values + 0.5).clamp(0, 255).to(torch.uint8)
+    """The nearest whole grey levels 0..255 as uint8; a half goes up, as in Pillow. ``values`` is written over."""
+    return values.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
 def _shape(images: Tensor) -> tuple[int, int, int, int]:

@@ -246,7 +246,7 @@ class Run:
             raise RunError(f'{self.path / RECIPE}: "preparation" cannot be used: {error}') from None
         return preparation(images)
 
-    def logits(self, images: Tensor, batch_size: int = 1000) -> Tensor:
+    def logits(self, images: Tensor, batch_size: int = 250) -> Tensor:
         """What the network says of images as the data set holds them, (N, C, H, W) uint8 -> (N, num_classes) float32.
 
         A regression takes features (N, d) and gives values (N, 1). Computed on the images' device, in batches, without
