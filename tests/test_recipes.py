@@ -69,7 +69,7 @@ BOOK = {
 }
 UNKNOWN_TO_THE_SOURCE = {
     "schedule": "constant", "warm_up": 0, "label_smoothing": 0, "dropout": 0, "ema": 0, "flip": False, "rotate": 0,
-    "zoom": 0, "move": 0, "shift": 0, "hold_out": 0, "by_hand": True, "nesterov": False,
+    "zoom": 0, "move": 0, "shift": 0, "hold_out": 0, "by_hand": False, "nesterov": False,
 }  # fmt: skip
 
 

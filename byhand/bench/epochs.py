@@ -41,7 +41,7 @@ def _rows(chosen: Recipe, conditions: Conditions) -> Iterator[Row]:
         make(first_images(data))()
     times = alternate({name: clock(make(data)) for name, make in makers.items()}, conditions.rounds)
 
-    default = HANDS[chosen.plan("book").settings.by_hand]
+    default = HANDS[chosen.plan("fast").settings.by_hand]  # the trainer's own choice; book is the source's
     other = "by library" if default == "by hand" else "by hand"
     source, plain = times.get("the source's loop"), times.get("a plain DataLoader loop")
     missing = "" if source else other_sides.NOT_AT_HAND

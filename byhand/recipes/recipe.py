@@ -59,4 +59,5 @@ SOURCE_LENET5 = Settings(
     weight_decay=0.01,
     running_metrics=True,
     preparation=Preparation(size=32, fit="resize"),
+    by_hand=False,
 )

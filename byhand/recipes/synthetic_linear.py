@@ -14,7 +14,9 @@ LINEAR_REGRESSION = Recipe(
     task="regression",
     plans={
         # As the source: the step divides the summed gradient by 30 also for the last batch of an epoch, which has 20.
-        "book": Plan(Settings(epochs=20, batch_size=30, lr=0.008, init="normal", divide_by="batch_size"), FOUND),
+        "book": Plan(
+            Settings(epochs=20, batch_size=30, lr=0.008, init="normal", divide_by="batch_size", by_hand=False), FOUND
+        ),
         "fast": Plan(Settings(epochs=3, batch_size=32, lr=0.1, schedule="cosine"), FOUND),
         "best": Plan(Settings(epochs=20, batch_size=100, lr=0.2, schedule="cosine"), FOUND),
     },

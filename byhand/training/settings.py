@@ -38,7 +38,7 @@ class Settings:
 
     How it is run: ``seed``; ``hold_out``, a share of the training images that is measured on in place of the test set;
     ``by_hand``, on a CPU the faster hand for the networks of chapters 3 to 6, or False: torch's layers, loss and
-    optimizer; ``device`` (auto, cpu, cuda); ``threads`` (0: as torch finds them).
+    optimizer (plan book); ``device`` (auto, cpu, cuda); ``threads`` (0: as torch finds them).
     """
 
     epochs: int
