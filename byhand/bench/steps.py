@@ -80,7 +80,7 @@ def _rows(chosen: Recipe, conditions: Conditions) -> Iterator[Row]:
         "hand": _steps(own_loop(nn.by_hand(copy.deepcopy(model)), settings, by_hand=True), batches, conditions.calls),
         "library": _steps(own_loop(model, settings, by_hand=False), batches, conditions.calls),
     }
-    epoch = next_epoch(chosen, part, conditions.rounds + 1, by_hand=chosen.plan("fast").settings.by_hand)
+    epoch = next_epoch(chosen, part, conditions.rounds + 1)
     sides["trainer"] = lambda: epoch().seconds / len(batches)
     alternate(sides, 1)  # warm
     times = alternate(sides, conditions.rounds)

@@ -25,9 +25,9 @@ def new_state(chosen: Recipe, plan: str, device: str = "cpu", **changes: Any) ->
 
 
 def next_epoch(chosen: Recipe, data: Dataset, epochs: int, by_hand: bool | None = None) -> Callable[[], Epoch]:
-    """A function that trains one more epoch of plan ``book`` with each call, in the given hand or the plan's own."""
-    changes: dict[str, Any] = {} if by_hand is None else {"by_hand": by_hand}
-    state = new_state(chosen, "book", epochs=epochs, **changes)
+    """A function that trains one more epoch of plan ``book`` with each call, in the given hand or the trainer's own."""
+    hand = chosen.plan("fast").settings.by_hand if by_hand is None else by_hand  # book has the source's
+    state = new_state(chosen, "book", epochs=epochs, by_hand=hand)
     records = fit(state, data, chosen.task)
     return lambda: next(records)
 

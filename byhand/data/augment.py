@@ -58,8 +58,8 @@ def resize(images: Tensor, size: int | tuple[int, int]) -> Tensor:
     down = _resize_weights(height, new_height, images.device)  # (H', H)
     resized = images.new_empty((num_images, channels, new_height, new_width))
     for start in range(0, num_images, _SLICE):
-        part = images[start : start + _SLICE].float()
-        resized[start : start + _SLICE] = _grey_levels(down @ _grey_levels(part @ across).float())
+        part = images[start : start + _SLICE].float() @ across
+        resized[start : start + _SLICE] = _grey_levels(down @ part.add_(0.5).floor_())  # whole grey levels between, too
     return resized
 
 
@@ -197,6 +197,7 @@ def affine(images: Tensor, moves: Tensor) -> Tensor:
     return moved if images.is_floating_point() else _grey_levels(moved)
 
 
+@lru_cache
 def _resize_weights(old: int, new: int, device: torch.device) -> Tensor:
     """(new, old): the share of each old pixel in each new one; rows sum to 1."""
     step = old / new

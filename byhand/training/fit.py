@@ -55,7 +55,7 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
     """
     settings = state.settings
     keep_buffers()
-    images, labels = fitted(data.train_images, settings).to(state.device), data.train_labels.to(state.device)
+    images, labels = data.train_images.to(state.device), data.train_labels.to(state.device)
     steps_per_epoch = math.ceil(len(images) / settings.batch_size)
     if state.step != state.epoch * steps_per_epoch + state.position or state.position >= steps_per_epoch:
         raise RunError(
@@ -89,18 +89,11 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
             return
 
 
-def fitted(images: Tensor, settings: Settings) -> Tensor:
-    """The images at the network's size, once for the whole training; what is no image stays as it is."""
-    if images.dtype != torch.uint8 or settings.preparation.size in (None, *images.shape[2:]):
-        return images
-    parts = [settings.preparation.fitted(part) for part in images.split(1000)]  # resizing works in floats
-    return torch.cat(parts)
-
-
 def changed(images: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
-    """The batch as the network takes it in training: fitted images changed at random, each anew, then float."""
+    """The batch as the network takes it in training: each image fitted, changed at random, then float."""
     if images.dtype != torch.uint8:
         return images
+    images = settings.preparation.fitted(images)
     if settings.flip:
         images = augment.random_flip(images, generator)
     if settings.rotate or settings.zoom or settings.move:
