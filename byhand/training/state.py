@@ -13,7 +13,7 @@ from byhand.nn.hands import is_only_ours
 from byhand.optim import schedules
 from byhand.training.settings import Settings
 
-COUNTED_AT_ONCE = 32  # batches
+COUNTED_AT_ONCE = 8  # batches
 FORMAT = 1  # of the dict that is saved; another number is another meaning
 
 
