@@ -187,6 +187,11 @@ def test_the_remaining_operations_are_nothing_but_arithmetic():
         lambda: byhand.ops.conv2d(leaf(1, 5, 5), leaf(2, 1, 3, 3)),
         lambda: byhand.ops.pad2d(leaf(1, 3, 3), 1, 1, 1, 1, "circular"),
         lambda: byhand.ops.least_squares(leaf(5, 2), leaf(5)),
+        lambda: byhand.ops.batch_norm(leaf(4, 2, 3, 3), None, None, leaf(2), leaf(2), training=True),
+        lambda: byhand.ops.batch_norm(leaf(4, 2), leaf(2).detach(), torch.ones(2), leaf(2)),
+        lambda: byhand.ops.layer_norm(leaf(4, 3), 3, leaf(3), leaf(3)),
+        lambda: byhand.ops.group_norm(leaf(2, 4, 3, 3), 2, leaf(4), leaf(4)),
+        lambda: byhand.ops.local_response_norm(leaf(2, 4, 3, 3), 3),
     ]
     for call in calls:
         with Kernels() as kernels:

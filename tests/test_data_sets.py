@@ -48,15 +48,19 @@ def write_set(folder: Path, *, num_train=6, num_test=4, compressed=True, leave_o
     return folder
 
 
-def test_the_catalogue_lists_the_four_data_sets_and_their_sizes():
+def test_the_catalogue_lists_the_data_sets_and_their_sizes():
     sizes = {entry.name: (entry.num_train, entry.num_test, entry.shape, entry.num_classes) for entry in data.DATASETS}
     assert sizes == {
         "synthetic-linear": (2000, 1000, (3,), 0),
         "digits": (1437, 360, (1, 8, 8), 10),
         "mnist": (60000, 10000, (1, 28, 28), 10),
         "fashion-mnist": (60000, 10000, (1, 28, 28), 10),
+        "cifar10": (50000, 10000, (3, 32, 32), 10),
+        "cifar10-batch5": (40000, 10000, (3, 32, 32), 10),
+        "image-folder": (0, 0, (), 0),
     }
-    assert all(len(entry.mirrors) == 2 for entry in data.DATASETS if entry.kind == "files")
+    mirrors = {entry.name: len(entry.mirrors) for entry in data.DATASETS if entry.kind == "files"}
+    assert mirrors == {"mnist": 2, "fashion-mnist": 2, "cifar10": 1, "cifar10-batch5": 1}
 
 
 def test_listing_the_data_sets_imports_neither_torch_nor_numpy():
@@ -301,11 +305,12 @@ def test_the_status_says_what_is_where(tmp_path):
     write_set(tmp_path / "mnist")
     write_set(tmp_path / "FashionMNIST" / "raw", leave_out=NAMES[:1])
     rows = {row["name"]: row for row in data.status(tmp_path)}
-    assert [row["state"] for row in rows.values()] == ["made", "embedded", "present", "incomplete"]
+    states = ["made", "embedded", "present", "incomplete", "missing", "missing", "yours"]
+    assert [row["state"] for row in rows.values()] == states
     assert rows["mnist"]["where"] == tmp_path / "mnist"
     assert rows["mnist"]["bytes"] == sum(file.stat().st_size for file in (tmp_path / "mnist").iterdir())
     assert NAMES[0] in rows["fashion-mnist"]["note"]
-    assert [row["state"] for row in data.status()] == ["made", "embedded", "missing", "missing"]
+    assert [row["state"] for row in data.status()] == ["made", "embedded", *["missing"] * 4, "yours"]
 
 
 def test_a_sound_file_that_is_not_the_published_one_loads_and_the_check_says_so(tmp_path):

@@ -348,9 +348,17 @@ CALLS = {
     "F.adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x[None], (1, 3)),
     "F.pad": lambda x: F.pad(x[None], (1, 1, 1, 1), mode="reflect"),
     "F.pad constant": lambda x: F.pad(x, (1, 0)),
+    "F.batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
+    "torch.batch_norm": lambda x: torch.batch_norm(x, x[0], x[1], None, None, True, 0.1, 1e-3, True),
+    "F.layer_norm": lambda x: F.layer_norm(x, x.shape[-1:], eps=1e-3),
+    "torch.layer_norm": lambda x: torch.layer_norm(x, x.shape[-1:], x[0]),
+    "F.group_norm": lambda x: F.group_norm(x, 2, x[0], bias=x[1]),
+    "torch.group_norm": lambda x: torch.group_norm(x, num_groups=2, weight=x[0]),
+    "F.local_response_norm": lambda x: F.local_response_norm(x[None], 3, alpha=0.5),
 }
 # Kernels that compute a layer, an activation or a loss; tests/test_by_hand_is_by_hand.py has the list of what may run.
 LAYER_KERNELS = ("relu", "sigmoid", "tanh", "softmax", "dropout", "_loss", "conv", "pool", "pad", "addmm", "linear")
+LAYER_KERNELS += ("norm",)
 
 
 class Calls(nn.Module):
@@ -389,8 +397,8 @@ UNKNOWN_CALLS = {
     "gelu": lambda x: F.gelu(x),
     "silu": lambda x: F.silu(x),
     "softplus": lambda x: F.softplus(x),
-    "layer_norm": lambda x: F.layer_norm(x, x.shape[-1:]),
-    "batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
+    "rms_norm": lambda x: F.rms_norm(x, x.shape[-1:]),
+    "instance_norm": lambda x: F.instance_norm(x[None]),
     "conv1d": lambda x: F.conv1d(x[None], torch.ones(1, 3, 1, dtype=x.dtype)),
     "relu_": lambda x: (x * 1).relu_(),
     "sigmoid_": lambda x: torch.sigmoid_(x * 1),
@@ -425,7 +433,7 @@ def test_sliding_windows_by_tensor_unfold_are_a_view_and_no_layer():
     ("layer", "name"),
     [
         (lambda: nn.LSTM(2, 3), "LSTM"),
-        (lambda: nn.LayerNorm(3), "LayerNorm"),
+        (lambda: nn.RMSNorm(3), "RMSNorm"),
         (lambda: nn.GELU(), "GELU"),
         (lambda: nn.Embedding(3, 2), "Embedding"),
         (lambda: nn.Conv1d(1, 1, 1), "Conv1d"),

@@ -15,7 +15,7 @@ PACKAGE = Path(byhand.__file__).parent
 # Each part of the package may import what stands here, and errors. From DESIGN, with two changes made on purpose: runs
 # may import models and data, as a run directory rebuilds its network and names its data; jobs and reproduce stand above
 # everything but the command line.
-BELOW_JOBS = {"ops", "nn", "optim", "models", "data", "training", "recipes", "runs", "proof", "plots"}
+BELOW_JOBS = {"ops", "nn", "optim", "models", "data", "training", "recipes", "runs", "proof", "plots", "pretrained"}
 MAY_IMPORT = {
     "errors": set(),
     "ops": set(),
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "models": set(),
     "nn": {"ops"},
     "runs": {"models", "data"},
+    "pretrained": {"runs", "models", "data"},
     "proof": {"nn", "optim"},
     "plots": {"data", "runs"},
     "training": {"data", "optim", "nn", "ops"},

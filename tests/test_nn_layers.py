@@ -27,6 +27,10 @@ LAYERS = {
     "MaxPool2d": [((2,), {}), (((3, 2),), {"stride": 1, "padding": 1, "dilation": 2, "ceil_mode": True})],
     "AvgPool2d": [((2,), {}), ((3, 2), {"padding": 1, "count_include_pad": False, "divisor_override": 5})],
     "AdaptiveAvgPool2d": [((2,), {}), (((1, None),), {})],
+    "BatchNorm2d": [((2,), {}), ((2, 1e-3, None), {}), ((2,), {"affine": False, "track_running_stats": False})],
+    "LayerNorm": [((6,), {}), (((7, 6),), {"bias": False}), (((2, 7, 6), 1e-3, False), {})],
+    "GroupNorm": [((2, 2), {}), ((1, 2, 1e-3), {"bias": False}), ((1, 2), {"affine": False})],
+    "LocalResponseNorm": [((3,), {}), ((2, 0.5, 0.6, 2.0), {})],
     "Flatten": [((), {}), ((), {"start_dim": 2}), ((0, 1), {})],
     "Dropout": [((), {}), ((0.2,), {})],
     "ReLU": [((), {}), ((True,), {})],
@@ -59,7 +63,8 @@ def _own_seed():
 
 
 def test_every_layer_of_this_file_and_of_the_package_is_tested():
-    assert set(OWN) == set(LAYERS) | set(LOSSES) | {"Sequential"}  # that one in test_ops_stage.py
+    elsewhere = {"Sequential", "BatchNorm1d"}  # in test_ops_stage.py and test_nn_normalisation.py
+    assert set(OWN) == set(LAYERS) | set(LOSSES) | elsewhere
 
 
 @pytest.mark.parametrize("name", sorted(set(OWN) - {"Sequential"}))

@@ -41,7 +41,14 @@ def list_(
         for n in NETWORKS
     ]
     sets = [
-        {"kind": "data", "name": d.name, "title": d.title, "train": d.num_train, "test": d.num_test, "shape": d.shape}
+        {
+            "kind": "data",
+            "name": d.name,
+            "title": d.title,
+            "train": d.num_train or None,  # of a user's own images it is not known
+            "test": d.num_test or None,
+            "shape": d.shape or None,
+        }
         for d in DATASETS
     ]
     chosen = {"recipes": recipes, "networks": networks, "data": sets}
@@ -62,7 +69,7 @@ def list_(
         rows = [(n["name"], n["title"], _shape(n["input_shape"]), n["source"]) for n in networks]
         table(("network", "title", "input", "source"), rows, "Networks: byhand show NETWORK, byhand prove NETWORK")
     if kind in (None, "data"):
-        sets_rows = [(d["name"], d["title"], _shape(d["shape"]), d["train"], d["test"]) for d in sets]
+        sets_rows = [(d["name"], d["title"], _shape(d["shape"] or ("any size",)), d["train"], d["test"]) for d in sets]
         table(("data set", "title", "shape", "training", "test"), sets_rows, "Data sets: byhand data", numbers=2)
 
 

@@ -6,14 +6,16 @@ This module imports neither torch nor numpy until something is read: `byhand lis
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from byhand.data.cifar10 import CIFAR10, CIFAR10_BATCH5
 from byhand.data.digits import DIGITS, embedded_path
 from byhand.data.entry import DataFile, Entry
 from byhand.data.fashion_mnist import FASHION_MNIST
 from byhand.data.folders import Found, find, roots, target_folder
+from byhand.data.image_folder import IMAGE_FOLDER, folder_of, list_images
 from byhand.data.mnist import MNIST
 from byhand.data.synthetic_linear import SYNTHETIC_LINEAR
 from byhand.errors import DataError, unknown_name
@@ -22,19 +24,19 @@ if TYPE_CHECKING:
     from byhand.data.arrays import Dataset
     from byhand.data.download import Progress
 
-DATASETS = (SYNTHETIC_LINEAR, DIGITS, MNIST, FASHION_MNIST)
+DATASETS = (SYNTHETIC_LINEAR, DIGITS, MNIST, FASHION_MNIST, CIFAR10, CIFAR10_BATCH5, IMAGE_FOLDER)
 
 Folder = str | os.PathLike[str]
 
 
 def entry(name: str) -> Entry:
-    """The catalogue's entry of this name.
+    """The catalogue's entry of this name; that of the user's own images for `image-folder:PATH`.
 
     Raises:
         UnknownName: there is none.
     """
     for known in DATASETS:
-        if known.name == name:
+        if known.name == name or (known.kind == "folder" and name.startswith(f"{known.name}:")):
             return known
     raise unknown_name("data set", name, [known.name for known in DATASETS])
 
@@ -46,11 +48,16 @@ def load(
     download: bool = True,
     progress: "Progress | None" = None,
     seed: int = 0,
+    size: int | None = None,
+    max_bytes: int = 2 * 10**9,
 ) -> "Dataset":
     """The data set in memory, downloaded first if it is nowhere and `download` is set.
 
     Args:
         seed: of `synthetic-linear`, whose examples are made; the others do not depend on it.
+        size: pixels each way of the images of an `image-folder`; unless given, what suits the images there.
+        max_bytes: the most that the images of an `image-folder` may take in memory; more are mapped from a file in the
+            user's cache.
 
     Raises:
         UnknownName: no data set is called so.
@@ -61,18 +68,20 @@ def load(
         from byhand.data.synthetic_linear import make_synthetic_linear
 
         return make_synthetic_linear(seed)
+    if known.kind == "folder":
+        from byhand.data.image_arrays import load_image_folder
+
+        return load_image_folder(folder_of(name), size, max_bytes)
     if known.kind == "embedded":
         from byhand.data.digits import load_digits
 
         return load_digits()
-    from byhand.data.arrays import read_files
-
     found = find(known, roots(data_dir))
     to_download = found is None or (found.missing and found.folder == target_folder(known, data_dir))
     if download and to_download:
         get(name, data_dir, progress=progress)
         found = find(known, roots(data_dir))
-    return read_files(known, _complete(known, found, data_dir).paths)
+    return _read(known, _complete(known, found, data_dir).paths)
 
 
 def get(
@@ -85,22 +94,24 @@ def get(
     """The folder with the data set's files, downloaded if they are not there or damaged; see `download.fetch`.
 
     Without `data_dir` a good copy in any of the usual places will do; otherwise it goes into $BYHAND_DATA or the
-    user's cache. What is embedded or made needs no folder: the answer is then the package's.
+    user's cache. What is embedded or made needs no folder: the answer is then the package's. The folder of an
+    `image-folder:PATH` is PATH, if it has folders of images.
 
     Raises:
         UnknownName: no data set is called so.
         DataError: no mirror gave it, or the folder cannot be written.
     """
     known = entry(name)
+    if known.kind == "folder":
+        return list_images(folder_of(name)).folder
     if known.kind != "files":
         return embedded_path(DIGITS.files[0]).parent
-    from byhand.data.arrays import read_files
     from byhand.data.download import fetch
 
     found = find(known, roots(data_dir)[:1] if data_dir else roots())
     if found and not found.missing:
         try:
-            read_files(known, found.paths)
+            _read(known, found.paths)
         except DataError:
             pass  # fetched anew below, into a place that is looked at first
         else:
@@ -111,8 +122,8 @@ def get(
 def status(data_dir: Folder | None = None) -> list[dict[str, Any]]:
     """For each data set its name, title, counts, shape, and `state`, `where` and `bytes` (on disk).
 
-    The state is one of "made", "embedded", "present", "incomplete", "missing" and "unreadable"; `note` says more about
-    the last three. Nothing is read: `check` does that.
+    The state is one of "made", "embedded", "yours", "present", "incomplete", "missing" and "unreadable"; `note` says
+    more about the last three, and how to name what is yours. Nothing is read: `check` does that.
     """
     return [
         {
@@ -132,19 +143,19 @@ def status(data_dir: Folder | None = None) -> list[dict[str, Any]]:
 def check(name: str, data_dir: Folder | None = None) -> list[dict[str, Any]]:
     """For each file its name, path, bytes on disk, sha256 of the content, verdict and note, after reading it whole.
 
-    The verdict is "ok" (as published), "known variant" (the note says how it differs), "differs" (sound, but neither)
-    or "made" (from a seed: there is nothing to differ from).
+    The verdict is "ok" (as published), "known variant" (the note says how it differs), "differs" (sound, but neither),
+    "made" (from a seed) or "yours" (there is nothing to differ from), or "left out" (an image that cannot be read).
 
     Raises:
         UnknownName: no data set is called so.
         DataError: it is nowhere, incomplete or damaged.
     """
     known = entry(name)
+    if known.kind == "folder":
+        return _check_folder(name)
     if known.kind == "files":
-        from byhand.data.arrays import read_files
-
         paths = _complete(known, find(known, roots(data_dir)), data_dir).paths
-        dataset = read_files(known, paths)
+        dataset = _read(known, paths)
     else:
         paths = {file.name: embedded_path(file) for file in known.files}
         dataset = load(name)
@@ -165,6 +176,36 @@ def check(name: str, data_dir: Folder | None = None) -> list[dict[str, Any]]:
     ]
 
 
+def _read(known: Entry, paths: Mapping[str, Path]) -> "Dataset":
+    if known.files[0].format == "records":
+        from byhand.data.cifar10 import read_batches
+
+        return read_batches(known, paths)
+    from byhand.data.arrays import read_files
+
+    return read_files(known, paths)
+
+
+def _check_folder(name: str) -> list[dict[str, Any]]:
+    dataset = load(name)
+    folder = folder_of(name)
+    (sha256,) = dataset.sha256.values()
+    num_bytes = sum(_bytes(folder / path) for path, _ in list_images(folder).images)
+    whole = {"file": "images", "path": folder, "bytes": num_bytes}
+    rows: list[dict[str, Any]] = [{**whole, "sha256": sha256, "verdict": "yours", "note": dataset.source}]
+    for path, why in dataset.skipped.items():
+        row = {"file": path, "path": folder / path, "bytes": _bytes(folder / path), "sha256": None}
+        rows.append({**row, "verdict": "left out", "note": why})
+    return rows
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a link that leads nowhere, for instance; it is among what was left out
+        return 0
+
+
 def _verdict(file: DataFile, sha256: str) -> dict[str, str]:
     if sha256 == file.sha256:
         return {"verdict": "ok", "note": "as published"}
@@ -177,7 +218,7 @@ def _complete(known: Entry, found: Found | None, data_dir: Folder | None) -> Fou
     """What was found, if it is a complete data set; else an error that says what is lacking and what to do."""
     where = f" --data-dir {data_dir}" if data_dir else ""
     if found is None:
-        searched = ", ".join(str(root / known.name) for root in roots(data_dir))
+        searched = ", ".join(str(root / known.folder_names[0]) for root in roots(data_dir))
         raise DataError(f"{known.name}: not in {searched}; run `byhand data get {known.name}{where}`")
     if found.missing:
         raise DataError(
@@ -190,6 +231,9 @@ def _complete(known: Entry, found: Found | None, data_dir: Folder | None) -> Fou
 def _whereabouts(known: Entry, data_dir: Folder | None) -> dict[str, Any]:
     if known.kind == "made":
         return {"state": "made", "where": None, "bytes": 0, "note": ""}
+    if known.kind == "folder":
+        note = f"give your own as {known.name}:PATH, a folder of images for each class"
+        return {"state": "yours", "where": None, "bytes": 0, "note": note}
     if known.kind == "embedded":
         paths = [embedded_path(file) for file in known.files]
         size = sum(path.stat().st_size for path in paths)

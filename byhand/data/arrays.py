@@ -10,7 +10,9 @@ from torch import Tensor
 
 from byhand.data.entry import Entry
 from byhand.data.idx import read_idx
-from byhand.errors import DataError, SettingsError
+from byhand.errors import DataError, SettingsError, ShapeError
+
+_CHUNK = 512  # images counted at once
 
 
 @dataclass(frozen=True, eq=False)  # comparing tensors with == gives no truth value
@@ -21,7 +23,7 @@ class Dataset:
     features (N, d) and the "labels" float32 (N, 1). `truth` holds what generated the examples, where that is known:
     {"weight": [...], "bias": ...}. `sha256` is the checksum of each file's content (or of the bytes of what was
     made), which goes into a run's receipt. `source` says where they came from: a folder, "embedded", "made from
-    seed 0".
+    seed 0", and what is unusual about them. `skipped` names each image file that could not be read, and why.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Dataset:
     truth: Mapping[str, list[float] | float] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -109,6 +112,29 @@ def read_files(entry: Entry, paths: Mapping[str, Path]) -> Dataset:
     )
 
 
+def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), on the scale 0–1.
+
+    With n_k pixels of level k of n: mean = Σ n_k (k/255) / n and std² = Σ n_k (k/255 − mean)² / n, from the counts of
+    the 256 levels, which are exact however many images there are; they are counted in chunks, so that images that
+    are mapped from a file never come into memory at once. A channel of one single level has the deviation 0.
+
+    Raises:
+        ShapeError: images is not (N, C, H, W) of uint8, or is empty.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or not images.numel():
+        raise ShapeError(f"images {tuple(images.shape)} of {images.dtype} must be uint8 (N, C, H, W) and not empty")
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
+    for chunk in images.split(_CHUNK):
+        for channel in range(images.shape[1]):
+            counts[channel] += torch.bincount(chunk[:, channel].reshape(-1), minlength=256).cpu()
+    level = torch.arange(256, dtype=torch.float64) / 255
+    share = counts / counts.sum(1, keepdim=True)  # (C, 256)
+    mean = (share * level).sum(1)
+    std = (share * (level - mean.unsqueeze(1)) ** 2).sum(1).sqrt()
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
 def check_labels(labels: Tensor, num_images: int, entry: Entry, path: Path) -> None:
     """Nothing, if there is one label for each image and each is a class of the data set; else a DataError."""
     if len(labels) != num_images:
@@ -124,5 +150,11 @@ def remedy(entry: Entry, path: Path) -> str:
     """What a user can do about this file of the data set, if it is damaged."""
     if entry.kind == "embedded":
         return "install byhand again"
-    root = path.parent if path.parent.name == entry.name else path.parents[2]  # ROOT/NAME, or torchvision's ROOT/x/raw
+    own, *others = entry.folder_names
+    if path.parent.name in others:
+        root = path.parents[1]
+    elif entry.torchvision_name and path.parent.name != own:
+        root = path.parents[2]  # torchvision's ROOT/x/raw
+    else:
+        root = path.parent
     return f"delete it, or fetch it anew with `byhand data get {entry.name} --data-dir {root}`"

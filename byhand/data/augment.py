@@ -27,7 +27,7 @@ def pad(images: Tensor, amount: int) -> Tensor:
         SettingsError: amount is negative or not a whole number.
         ShapeError: images is not (N, C, H, W).
     """
-    num_images, channels, height, width = _shape(images)
+    num_images, channels, height, width = batch_shape(images)
     amount = _whole_pixels("amount", amount)
     padded = images.new_zeros((num_images, channels, height + 2 * amount, width + 2 * amount))
     padded[:, :, amount : amount + height, amount : amount + width] = images
@@ -48,7 +48,7 @@ def resize(images: Tensor, size: int | tuple[int, int]) -> Tensor:
         SettingsError: a size under one pixel.
         ShapeError: images is not (N, C, H, W) of uint8.
     """
-    num_images, channels, height, width = _shape(images)
+    num_images, channels, height, width = batch_shape(images)
     if images.dtype != torch.uint8:
         raise ShapeError(f"resize takes uint8 images, got {images.dtype}; resize first, then to_float")
     new_height, new_width = (size, size) if isinstance(size, int) else size
@@ -59,7 +59,7 @@ def resize(images: Tensor, size: int | tuple[int, int]) -> Tensor:
     resized = images.new_empty((num_images, channels, new_height, new_width))
     for start in range(0, num_images, _SLICE):
         part = images[start : start + _SLICE].float() @ across
-        resized[start : start + _SLICE] = _grey_levels(down @ part.add_(0.5).floor_())  # whole grey levels between, too
+        resized[start : start + _SLICE] = grey_levels(down @ part.add_(0.5).floor_())  # whole grey levels between, too
     return resized
 
 
@@ -70,7 +70,7 @@ def to_float(images: Tensor, mean: float | Sequence[float] = 0.0, std: float | S
         SettingsError: std is not above zero, or mean or std is not finite.
         ShapeError: images is not (N, C, H, W), or mean or std has another length than C.
     """
-    channels = _shape(images)[1]
+    channels = batch_shape(images)[1]
     factor, offset = _factor_and_offset(_fixed(mean), _fixed(std), channels)
     # One multiplication and at most one addition a pixel, in place, not two divisions: this runs in every step.
     x = images.to(torch.float32, copy=True)
@@ -102,7 +102,7 @@ def random_shift(images: Tensor, max_pixels: int, generator: Generator) -> Tenso
         SettingsError: max_pixels is negative or not a whole number.
         ShapeError: images is not (N, C, H, W).
     """
-    num_images, _, height, width = _shape(images)
+    num_images, _, height, width = batch_shape(images)
     max_pixels = _whole_pixels("max_pixels", max_pixels)
     if max_pixels == 0:
         return images
@@ -118,7 +118,7 @@ def random_flip(images: Tensor, generator: Generator) -> Tensor:
     Raises:
         ShapeError: images is not (N, C, H, W).
     """
-    num_images = _shape(images)[0]
+    num_images = batch_shape(images)[0]
     mirrored = torch.rand(num_images, generator=generator, device=generator.device) < 0.5
     return torch.where(mirrored.to(images.device).reshape(-1, 1, 1, 1), images.flip(3), images)
 
@@ -142,7 +142,7 @@ def random_affine(
         SettingsError: a negative or non-finite amount, scale of 1 or more, shear of 90 or more.
         ShapeError: images is not (N, C, H, W).
     """
-    num_images = _shape(images)[0]
+    num_images = batch_shape(images)[0]
     for name, value, limit in (
         ("degrees", degrees, math.inf),
         ("scale", scale, 1),
@@ -171,7 +171,7 @@ def affine(images: Tensor, moves: Tensor) -> Tensor:
     Raises:
         ShapeError: images is not (N, C, H, W) or moves is not (N, 2, 3).
     """
-    num_images, channels, height, width = _shape(images)
+    num_images, channels, height, width = batch_shape(images)
     if moves.shape != (num_images, 2, 3):
         raise ShapeError(f"moves {tuple(moves.shape)} must be ({num_images}, 2, 3), one map an image")
     dtype = images.dtype if images.is_floating_point() else torch.float32
@@ -194,7 +194,7 @@ def affine(images: Tensor, moves: Tensor) -> Tensor:
     upper = upper_left + right_share * (upper_right - upper_left)
     lower = lower_left + right_share * (lower_right - lower_left)
     moved = (upper + low_share * (lower - upper)).reshape(images.shape)
-    return moved if images.is_floating_point() else _grey_levels(moved)
+    return moved if images.is_floating_point() else grey_levels(moved)
 
 
 @lru_cache
@@ -207,12 +207,13 @@ def _resize_weights(old: int, new: int, device: torch.device) -> Tensor:
     return (weights / weights.sum(1, keepdim=True)).float().to(device)
 
 
-def _grey_levels(values: Tensor) -> Tensor:
-    """The nearest whole grey levels 0..255 as uint8; a half goes up, as in Pillow. ``values`` is written over."""
-    return values.add_(0.5).clamp_(0, 255).to(torch.uint8)
+def grey_levels(values: Tensor) -> Tensor:
+    """The nearest whole grey levels 0..255 as uint8; a half goes up, as in Pillow."""
+    return (values + 0.5).clamp_(0, 255).to(torch.uint8)
 
 
-def _shape(images: Tensor) -> tuple[int, int, int, int]:
+def batch_shape(images: Tensor) -> tuple[int, int, int, int]:
+    """(N, C, H, W) of a batch of images; a ShapeError for anything else."""
     if images.ndim != 4:
         raise ShapeError(f"images of shape {tuple(images.shape)} must be (N, C, H, W); add the axes that are missing")
     num_images, channels, height, width = images.shape

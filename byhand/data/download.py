@@ -1,6 +1,7 @@
 """Download of a data set's files: mirrors in turn, resumed, checked, put in place whole."""
 
 import contextlib
+import hashlib
 import http.client
 import itertools
 import os
@@ -11,13 +12,16 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO
 
-from byhand.data.entry import DataFile, Entry
+from byhand.data.archive import unpack
+from byhand.data.entry import Archive, DataFile, Entry
 from byhand.data.folders import look_into
 from byhand.data.idx import Truncated, content_sha256, read_idx
+from byhand.data.records import read_records
 from byhand.errors import DataError
 
 Progress = Callable[[str, int, int], None]
@@ -41,7 +45,8 @@ def fetch(entry: Entry, folder: Path, mirrors: Sequence[str] | None = None, prog
     both. One that is down, or answers with anything but the published file, is passed over with a warning.
 
     A file is written to a hidden `.part` beside its place, resumed from there after an interruption, and moved to its
-    name when the sha256 of its content is right. Of several processes one downloads; the others wait and use its files.
+    name when the sha256 of its content is right; an archive is unpacked when its own is right, and removed. Of several
+    processes one downloads; the others wait and use its files.
 
     Args:
         progress: called with file name, bytes done, and bytes in all (the usual size where the server does not say).
@@ -50,10 +55,14 @@ def fetch(entry: Entry, folder: Path, mirrors: Sequence[str] | None = None, prog
         DataError: no mirror gave a file; the folder cannot be written; or a file that is already there differs from
             the published one, which is never overwritten and never mixed with published ones.
     """
-    bases = list(mirrors) if mirrors is not None else [*_own_mirrors(entry.name), *entry.mirrors]
+    bases = list(mirrors) if mirrors is not None else [*_own_mirrors(entry.folder_names[0]), *entry.mirrors]
     with _exclusive(folder) as alone:
         _sweep(folder)
-        for file in _lacking(entry, folder):
+        lacking = _lacking(entry, folder)
+        wanted: Sequence[DataFile | Archive] = lacking
+        if entry.archive:
+            wanted = [entry.archive] if lacking else []
+        for file in wanted:
             owner = "" if alone else f".{os.getpid()}-{threading.get_ident()}"
             part = folder / f".{file.name}.gz{owner}.part"
             try:
@@ -84,7 +93,8 @@ def _lacking(entry: Entry, folder: Path) -> list[DataFile]:
             lacking.append(file)
             continue
         try:
-            _, sha256 = read_idx(path, file.shape[1:], file.shape[0], "move it away")
+            read = read_idx if file.format == "idx" else read_records
+            _, sha256 = read(path, file.shape[1:], file.shape[0], "move it away")
         except DataError:
             if path.is_dir():
                 raise
@@ -102,7 +112,7 @@ def _lacking(entry: Entry, folder: Path) -> list[DataFile]:
 
 
 def _fetch_file(
-    entry: Entry, file: DataFile, folder: Path, part: Path, bases: list[str], progress: Progress | None
+    entry: Entry, file: DataFile | Archive, folder: Path, part: Path, bases: list[str], progress: Progress | None
 ) -> list[str]:
     """The mirrors in the order to try next, the one that gave the file first."""
     failures = []
@@ -114,7 +124,10 @@ def _fetch_file(
             failures.append(f"{url} ({reason})")
             warnings.warn(f"{entry.name}: passed over {url}: {reason}", stacklevel=2)
             continue
-        _put_in_place(part, folder / f"{file.name}.gz")
+        if isinstance(file, Archive):
+            _put_members_in_place(part, file, entry, folder)
+        else:
+            _put_in_place(part, folder / f"{file.name}.gz")
         return [base, *(other for other in bases if other != base)]
     raise DataError(
         f"{entry.name}: no mirror gave {file.name}.gz: {'; '.join(failures) or 'none is known'}; try again later, "
@@ -122,7 +135,7 @@ def _fetch_file(
     )
 
 
-def _fetch_from(url: str, file: DataFile, part: Path, progress: Progress | None) -> None:
+def _fetch_from(url: str, file: DataFile | Archive, part: Path, progress: Progress | None) -> None:
     """Nothing; afterwards `part` is the published file.
 
     Raises:
@@ -152,7 +165,7 @@ def _fetch_from(url: str, file: DataFile, part: Path, progress: Progress | None)
             raise MirrorFailed(str(error)) from error
 
 
-def _is_left_complete(part: Path, file: DataFile) -> bool:
+def _is_left_complete(part: Path, file: DataFile | Archive) -> bool:
     """Whether a process that ended just before the last step left the whole file; one that is no use is removed."""
     if not part.exists():
         return False
@@ -165,7 +178,7 @@ def _is_left_complete(part: Path, file: DataFile) -> bool:
         return False
 
 
-def _transfer(url: str, file: DataFile, part: Path, progress: Progress | None) -> None:
+def _transfer(url: str, file: DataFile | Archive, part: Path, progress: Progress | None) -> None:
     """Nothing; afterwards all that the server sent is in `part`, after what was there if the server resumed."""
     if not url.lower().startswith(("http://", "https://")):
         raise MirrorFailed("not an http or https address")
@@ -210,17 +223,25 @@ def _transfer(url: str, file: DataFile, part: Path, progress: Progress | None) -
             raise http.client.IncompleteRead(b"", total - done)
 
 
-def _is_published(part: Path, file: DataFile) -> bool:
+def _is_published(part: Path, file: DataFile | Archive) -> bool:
     """True, if the content of the part file is the published one.
 
     Raises:
         Truncated: the part file ends too early.
         DataError: it is anything else.
     """
-    sha256 = content_sha256(part, file.num_bytes)
+    sha256 = _archive_sha256(part, file) if isinstance(file, Archive) else content_sha256(part, file.num_bytes)
     if sha256 != file.sha256:
         raise DataError(f"not the published file: sha256 of its content {sha256[:12]}…, expected {file.sha256[:12]}…")
     return True
+
+
+def _archive_sha256(part: Path, archive: Archive) -> str:
+    """The sha256 of the file as it is; Truncated if it is shorter than the published archive."""
+    if _size(part) < archive.num_bytes:
+        raise Truncated("ends too early")
+    with open(part, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _reason(error: Exception) -> str:
@@ -234,7 +255,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(text).split())
 
 
-def _tell(progress: Progress | None, file: DataFile, done: int, total: int) -> None:
+def _tell(progress: Progress | None, file: DataFile | Archive, done: int, total: int) -> None:
     if progress is not None:
         progress(f"{file.name}.gz", done, total or max(file.gz_bytes, done))
 
@@ -284,6 +305,33 @@ def _put_in_place(part: Path, path: Path) -> None:
                 os.close(folder)
     except OSError as error:
         raise _disk_failed(path, error) from error
+
+
+def _put_members_in_place(part: Path, archive: Archive, entry: Entry, folder: Path) -> None:
+    """Nothing; afterwards the archive is gone, and those of its files that were damaged or not there are in place.
+
+    What is sound stays, also what another data set of the same archive has there (a short test batch, for instance).
+    """
+    here = look_into(folder, replace(entry, files=archive.files))
+    lacking = {file.name for file in _lacking(entry, folder)} | set(here.missing)
+    wanted = [file for file in archive.files if file.name in lacking]
+    marker = part.name.removeprefix(f".{archive.name}.gz")  # ends in .part, and is this process's own without locks
+    parts = {file.name: folder / f".{file.name}{marker}" for file in wanted}
+    try:
+        try:
+            unpack(part, archive, parts)
+        except OSError as error:
+            raise _disk_failed(part, error) from error
+        except DataError:
+            _remove(part)  # no resumption would mend it
+            raise
+        for file in wanted:
+            _put_in_place(parts[file.name], folder / file.name)
+            _remove(folder / f"{file.name}.gz")  # a damaged one, which would be found before the plain file
+    finally:
+        for one in parts.values():
+            _remove(one)
+    _remove(part)
 
 
 def _sweep(folder: Path) -> None:

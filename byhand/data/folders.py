@@ -54,25 +54,29 @@ def roots(data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
 
 
 def target_folder(entry: Entry, data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where a download goes: NAME in `data_dir`, else in $BYHAND_DATA, else in the user's cache."""
+    """Where a download goes: NAME, or the first of the entry's folders, in `data_dir`, $BYHAND_DATA or the cache."""
     root = roots(data_dir)[0]
     if root == DEBIAN_ROOT:
         raise DataError(f"{entry.name}: no home folder to download to; name a folder with --data-dir or $BYHAND_DATA")
-    return root if root.name == entry.name else root / entry.name
+    own = entry.folder_names[0]
+    return root if root.name == own else root / own
 
 
 def find(entry: Entry, searched: list[Path]) -> Found | None:
     """The first folder that has files of the data set, complete or not; None if there is none.
 
-    In each root: ROOT/NAME, torchvision's ROOT/<its name>/raw, and ROOT itself if its name is the data set's. Within
-    one root a complete folder goes before an incomplete one; files of two folders are never mixed.
+    In each root: ROOT/NAME or the entry's own folders, torchvision's ROOT/<its name>/raw, and ROOT itself if its name
+    is one of them. Within one root a complete folder goes before an incomplete one; files of two folders are never
+    mixed.
 
     Raises:
         DataError: a folder cannot be looked into.
     """
     for root in searched:
-        folders = [root / entry.name, root / entry.torchvision_name / "raw"]
-        if root.name == entry.name:
+        folders = [root / name for name in entry.folder_names]
+        if entry.torchvision_name:
+            folders.append(root / entry.torchvision_name / "raw")
+        if root.name in entry.folder_names:
             folders.append(root)
         found = [here for folder in folders if (here := look_into(folder, entry)).paths]
         if found:

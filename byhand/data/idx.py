@@ -44,7 +44,7 @@ def read_idx(path: Path, item_shape: tuple[int, ...], max_items: int, remedy: st
         DataError: the file is missing, unreadable, empty, truncated, too long, corrupt, or of another type or shape.
     """
     try:
-        with _open(path) as file:
+        with open_file(path) as file:
             values, digest = _read(file, item_shape, max_items)
     except (DataError, OSError) as error:
         what = f"cannot be read ({error.strerror or error})" if isinstance(error, OSError) else str(error)
@@ -59,8 +59,8 @@ def content_sha256(path: Path, max_bytes: int) -> str:
         DataError: as `read_idx`, with no word about the format inside; `Truncated` if gzip ends too early.
     """
     digest, num_bytes = hashlib.sha256(), 0
-    with _open(path) as file:
-        for piece in _content(file):
+    with open_file(path) as file:
+        for piece in content_of(file):
             num_bytes += len(piece)
             if num_bytes > max_bytes:
                 raise DataError(f"holds more than the {max_bytes:,} bytes expected")
@@ -73,11 +73,11 @@ def write_idx(values: np.ndarray) -> bytes:
     return struct.pack(f">HBB{values.ndim}I", 0, 0x08, values.ndim, *values.shape) + values.astype(np.uint8).tobytes()
 
 
-def _open(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BinaryIO:
     """The file, if it is a regular one: opening a pipe would wait for ever."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
-        raise DataError(f"is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}, expected an IDX file")
+        raise DataError(f"is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}, expected a data file")
     return open(path, "rb")
 
 
@@ -91,7 +91,7 @@ def _read(file: BinaryIO, item_shape: tuple[int, ...], max_items: int) -> tuple[
 
     content = bytearray()
     count, expected = 0, header_bytes
-    for piece in _content(file):
+    for piece in content_of(file):
         content += piece
         if not count and len(content) >= header_bytes:
             count = _count_items(bytes(content[:header_bytes]), item_shape, max_items)
@@ -114,11 +114,11 @@ def _is_gzip(file: BinaryIO) -> bool:
     start = file.read(2)
     file.seek(0)
     if not start:
-        raise DataError("is empty, expected an IDX file")
+        raise DataError("is empty, expected a data file")
     return start == _GZIP
 
 
-def _content(file: BinaryIO) -> Iterator[bytes]:
+def content_of(file: BinaryIO) -> Iterator[bytes]:
     """The content in pieces of at most one mebibyte; the CRC and the length at the end of gzip are checked."""
     if not _is_gzip(file):
         while piece := file.read(_PIECE):

@@ -40,6 +40,86 @@ NETWORKS = (
     Network("softmax-regression", "linear:softmax_regression", (1, 28, 28), "Softmax regression", "D2L 3.4"),
     Network("mlp", "perceptron:mlp", (1, 28, 28), "Multilayer perceptron 784-256-128-10", "D2L 4.1"),
     Network("lenet5", "lenet:lenet5", (1, 32, 32), "LeNet-5", "LeCun et al. 1998; D2L 6.6"),
+    Network(
+        "lenet5-bn",
+        "lenet_bn:lenet5_bn",
+        (1, 32, 32),
+        "LeNet-5 with batch normalisation",
+        "Ioffe & Szegedy 2015; D2L 7.5",
+    ),
+    Network("alexnet", "alexnet:alexnet", (3, 224, 224), "AlexNet, torchvision's", "Krizhevsky 2014; D2L 7.1"),
+    Network("alexnet2012", "alexnet:alexnet2012", (3, 224, 224), "AlexNet, the paper's", "Krizhevsky et al. 2012"),
+    Network("vgg11", "vgg:vgg11", (3, 224, 224), "VGG-11", "Simonyan & Zisserman 2015; D2L 7.2"),
+    Network("vgg13", "vgg:vgg13", (3, 224, 224), "VGG-13", "Simonyan & Zisserman 2015"),
+    Network("vgg16", "vgg:vgg16", (3, 224, 224), "VGG-16", "Simonyan & Zisserman 2015"),
+    Network("vgg19", "vgg:vgg19", (3, 224, 224), "VGG-19", "Simonyan & Zisserman 2015"),
+    Network("vgg11_bn", "vgg:vgg11_bn", (3, 224, 224), "VGG-11 with batch normalisation", "torchvision"),
+    Network("vgg13_bn", "vgg:vgg13_bn", (3, 224, 224), "VGG-13 with batch normalisation", "torchvision"),
+    Network("vgg16_bn", "vgg:vgg16_bn", (3, 224, 224), "VGG-16 with batch normalisation", "torchvision"),
+    Network("vgg19_bn", "vgg:vgg19_bn", (3, 224, 224), "VGG-19 with batch normalisation", "torchvision"),
+    Network("nin", "nin:nin", (3, 224, 224), "Network in Network", "Lin et al. 2014; D2L 7.3"),
+    Network(
+        "googlenet", "googlenet:googlenet", (3, 224, 224), "GoogLeNet (Inception v1)", "Szegedy et al. 2015; D2L 7.4"
+    ),
+    Network("resnet18", "resnet:resnet18", (3, 224, 224), "ResNet-18", "He et al. 2016, table 1"),
+    Network("resnet34", "resnet:resnet34", (3, 224, 224), "ResNet-34", "He et al. 2016, table 1"),
+    Network("resnet50", "resnet:resnet50", (3, 224, 224), "ResNet-50", "He et al. 2016, table 1"),
+    Network("resnet101", "resnet:resnet101", (3, 224, 224), "ResNet-101", "He et al. 2016, table 1"),
+    Network("resnet152", "resnet:resnet152", (3, 224, 224), "ResNet-152", "He et al. 2016, table 1"),
+    Network("resnext50_32x4d", "resnet:resnext50_32x4d", (3, 224, 224), "ResNeXt-50 32×4d", "Xie et al. 2017, table 1"),
+    Network("resnext101_32x8d", "resnet:resnext101_32x8d", (3, 224, 224), "ResNeXt-101 32×8d", "Xie et al. 2017"),
+    Network(
+        "wide_resnet50_2", "resnet:wide_resnet50_2", (3, 224, 224), "Wide ResNet-50-2", "Zagoruyko & Komodakis 2016"
+    ),
+    Network(
+        "wide_resnet101_2", "resnet:wide_resnet101_2", (3, 224, 224), "Wide ResNet-101-2", "Zagoruyko & Komodakis 2016"
+    ),
+    Network("resnet20", "resnet_cifar:resnet20", (3, 32, 32), "ResNet-20 for CIFAR", "He et al. 2016, section 4.2"),
+    Network("resnet32", "resnet_cifar:resnet32", (3, 32, 32), "ResNet-32 for CIFAR", "He et al. 2016, section 4.2"),
+    Network("resnet44", "resnet_cifar:resnet44", (3, 32, 32), "ResNet-44 for CIFAR", "He et al. 2016, section 4.2"),
+    Network("resnet56", "resnet_cifar:resnet56", (3, 32, 32), "ResNet-56 for CIFAR", "He et al. 2016, section 4.2"),
+    Network("resnet110", "resnet_cifar:resnet110", (3, 32, 32), "ResNet-110 for CIFAR", "He et al. 2016, section 4.2"),
+    Network(
+        "preact_resnet20", "resnet_cifar:preact_resnet20", (3, 32, 32), "Pre-activation ResNet-20", "He et al. 2016b"
+    ),
+    Network(
+        "preact_resnet32", "resnet_cifar:preact_resnet32", (3, 32, 32), "Pre-activation ResNet-32", "He et al. 2016b"
+    ),
+    Network(
+        "preact_resnet44", "resnet_cifar:preact_resnet44", (3, 32, 32), "Pre-activation ResNet-44", "He et al. 2016b"
+    ),
+    Network(
+        "preact_resnet56", "resnet_cifar:preact_resnet56", (3, 32, 32), "Pre-activation ResNet-56", "He et al. 2016b"
+    ),
+    Network(
+        "preact_resnet110", "resnet_cifar:preact_resnet110", (3, 32, 32), "Pre-activation ResNet-110", "He et al. 2016b"
+    ),
+    Network(
+        "preact_resnet164", "resnet_cifar:preact_resnet164", (3, 32, 32), "Pre-activation ResNet-164", "He et al. 2016b"
+    ),
+    Network("densenet121", "densenet:densenet121", (3, 224, 224), "DenseNet-121", "Huang et al. 2017, table 1"),
+    Network("densenet161", "densenet:densenet161", (3, 224, 224), "DenseNet-161", "Huang et al. 2017, table 1"),
+    Network("densenet169", "densenet:densenet169", (3, 224, 224), "DenseNet-169", "Huang et al. 2017, table 1"),
+    Network("densenet201", "densenet:densenet201", (3, 224, 224), "DenseNet-201", "Huang et al. 2017, table 1"),
+    Network(
+        "densenet_cifar", "densenet:densenet_cifar", (3, 32, 32), "DenseNet-BC L=100 k=12", "Huang et al. 2017, table 2"
+    ),
+    Network("mobilenet_v1", "mobilenet_v1:mobilenet_v1", (3, 224, 224), "MobileNet V1", "Howard et al. 2017"),
+    Network("mobilenet_v2", "mobilenet_v2:mobilenet_v2", (3, 224, 224), "MobileNet V2", "Sandler et al. 2018"),
+    Network(
+        "mobilenet_v3_small",
+        "mobilenet_v3:mobilenet_v3_small",
+        (3, 224, 224),
+        "MobileNet V3 small",
+        "Howard et al. 2019",
+    ),
+    Network(
+        "mobilenet_v3_large",
+        "mobilenet_v3:mobilenet_v3_large",
+        (3, 224, 224),
+        "MobileNet V3 large",
+        "Howard et al. 2019",
+    ),
 )
 
 

@@ -8,19 +8,35 @@ from torch import Tensor
 
 from byhand import ops
 from byhand.errors import SettingsError
-from byhand.ops import adaptive_avg_pool2d, avg_pool2d, conv2d, linear, one_hot, sigmoid, tanh
+from byhand.ops import (
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    batch_norm,
+    conv2d,
+    group_norm,
+    layer_norm,
+    linear,
+    local_response_norm,
+    one_hot,
+    sigmoid,
+    tanh,
+)
 from byhand.ops.convolution import Pair
 
 __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool2d",
+    "batch_norm",
     "conv2d",
     "cross_entropy",
     "dropout",
+    "group_norm",
     "huber_loss",
     "l1_loss",
+    "layer_norm",
     "leaky_relu",
     "linear",
+    "local_response_norm",
     "log_softmax",
     "max_pool2d",
     "max_pool2d_with_indices",

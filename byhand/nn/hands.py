@@ -20,6 +20,7 @@ from byhand.nn.flatten import Flatten
 from byhand.nn.hypercomplex import LibraryPHMLinear, PHMLinear
 from byhand.nn.linear import Linear
 from byhand.nn.loss import CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss, SmoothL1Loss
+from byhand.nn.normalisation import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, LocalResponseNorm
 from byhand.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from byhand.nn.sequential import Sequential, is_watched
 from byhand.ops.layout import is_batch_innermost
@@ -30,6 +31,11 @@ LAYERS = (
     (nn.MaxPool2d, MaxPool2d),
     (nn.AvgPool2d, AvgPool2d),
     (nn.AdaptiveAvgPool2d, AdaptiveAvgPool2d),
+    (nn.BatchNorm1d, BatchNorm1d),
+    (nn.BatchNorm2d, BatchNorm2d),
+    (nn.LayerNorm, LayerNorm),
+    (nn.GroupNorm, GroupNorm),
+    (nn.LocalResponseNorm, LocalResponseNorm),
     (nn.Flatten, Flatten),
     (nn.Dropout, Dropout),
     (nn.Sigmoid, Sigmoid),
@@ -81,6 +87,15 @@ FUNCTIONS: dict[Callable, Callable] = {
     torch.log_softmax: lambda input, dim, dtype=None: functional.log_softmax(input, dim, dtype=dtype),
     Tensor.log_softmax: lambda input, dim, dtype=None: functional.log_softmax(input, dim, dtype=dtype),
     torch.dropout: lambda input, p, train: functional.dropout(input, p, train),
+    torch.batch_norm: lambda input, weight, bias, mean, var, training, momentum, eps, cudnn_enabled: (
+        functional.batch_norm(input, mean, var, weight, bias, training, momentum, eps)
+    ),
+    torch.layer_norm: lambda input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True: (
+        functional.layer_norm(input, normalized_shape, weight, bias, eps)
+    ),
+    torch.group_norm: lambda input, num_groups, weight=None, bias=None, eps=1e-5, cudnn_enabled=True: (
+        functional.group_norm(input, num_groups, weight, bias, eps)
+    ),
     **{getattr(nn.functional, name): getattr(functional, name) for name in functional.__all__},
 }
 

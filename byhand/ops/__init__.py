@@ -11,6 +11,7 @@ from byhand.ops.hypercomplex import hypercomplex_weight
 from byhand.ops.least_squares import RankDeficient, least_squares
 from byhand.ops.linear import linear
 from byhand.ops.losses import huber_loss, l1_loss, mse_loss, smooth_l1_loss, squared_loss
+from byhand.ops.normalisation import batch_norm, group_norm, layer_norm, local_response_norm
 from byhand.ops.padding import pad2d
 from byhand.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from byhand.ops.regularisation import dropout, l2_penalty
@@ -20,19 +21,23 @@ __all__ = [
     "RankDeficient",
     "adaptive_avg_pool2d",
     "avg_pool2d",
+    "batch_norm",
     "conv2d",
     "conv_output_size",
     "corr2d",
     "cross_entropy",
     "dropout",
     "flatten",
+    "group_norm",
     "huber_loss",
     "hypercomplex_weight",
     "l1_loss",
     "l2_penalty",
+    "layer_norm",
     "leaky_relu",
     "least_squares",
     "linear",
+    "local_response_norm",
     "log_softmax",
     "max_pool2d",
     "mse_loss",
