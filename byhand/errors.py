@@ -4,6 +4,9 @@ import difflib
 from collections.abc import Iterable
 
 
+MOST_NAMED = 20  # names in one message
+
+
 class ByhandError(Exception):
     """Anything wrong that the caller can mend; the command line prints it in one line and exits with 2."""
 
@@ -44,5 +47,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """The error for a name that is not among the known ones, with the nearest of them as a suggestion."""
     known = sorted(known)
     near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)  # every name here is in small letters
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    some = (
+        ", ".join(known)
+        if len(known) <= MOST_NAMED
+        else f"{', '.join(known[:MOST_NAMED])} and {len(known) - MOST_NAMED} more"
+    )
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {some}"
     return UnknownName(f"unknown {kind} {name!r}; {hint}")

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import byhand.nn as hand_nn
 import byhand.ops
 from byhand import optim
-from byhand.models import NETWORKS, build
+from byhand.models import FIRST, build
 from byhand.nn import by_hand
 
 PACKAGE = Path(byhand.__file__).parent
@@ -115,7 +115,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
     ("entry", "options"),
-    [(entry, options) for entry in NETWORKS for options in FORMS.get(entry.name, [{}])],
+    [(entry, options) for entry in FIRST for options in FORMS.get(entry.name, [{}])],
     ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_a_step_of_training_by_hand_dispatches_nothing_but_arithmetic(entry, options, optimizer):

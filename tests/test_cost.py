@@ -7,12 +7,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import byhand.nn as by_hand_layers
 from byhand.errors import ShapeError
-from byhand.models import NETWORKS, build
+from byhand.models import FIRST, build
 from byhand.models.cost import COLUMNS, Row, cells, layer_table, total
 
 
 def table(name, **options):
-    entry = next(entry for entry in NETWORKS if entry.name == name)
+    entry = next(entry for entry in FIRST if entry.name == name)
     return layer_table(build(name, **options), entry.input_shape)
 
 
@@ -55,13 +55,13 @@ def test_every_value_of_lenet5_that_is_kept_for_one_image_is_four_bytes():
     ],
 )
 def test_totals_equal_hand_counts_in_both_hands(name, parameters, multiply_adds):
-    entry = next(entry for entry in NETWORKS if entry.name == name)
+    entry = next(entry for entry in FIRST if entry.name == name)
     for model in (build(name), by_hand_layers.by_hand(build(name))):
         whole = total(layer_table(model, entry.input_shape))
         assert (whole.parameters, whole.multiply_adds) == (parameters, multiply_adds)
 
 
-@pytest.mark.parametrize("entry", NETWORKS, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", FIRST, ids=lambda entry: entry.name)
 def test_totals_of_every_network_agree_with_torch(entry):
     model = build(entry.name).eval()
     whole = total(layer_table(model, entry.input_shape))

@@ -1,5 +1,7 @@
 """The networks: shapes, parameter counts, forms, and both hands over one data flow."""
 
+import inspect
+
 import pytest
 import torch
 from against_torch import assert_refused
@@ -7,11 +9,11 @@ from torch import nn
 
 from byhand import models
 from byhand.errors import SettingsError, UnknownName
-from byhand.models import NETWORKS, build, network
+from byhand.models import FIRST, NETWORKS, build, network
 from byhand.nn import by_hand
 from byhand.nn.hands import LAYERS
 
-ENTRIES = {entry.name: entry for entry in NETWORKS}
+ENTRIES = {entry.name: entry for entry in FIRST}
 
 
 def kinds(model):
@@ -20,7 +22,7 @@ def kinds(model):
 
 def test_the_networks_of_the_first_chapters_are_there():
     assert {"linear-regression", "softmax-regression", "mlp", "lenet5"} <= set(ENTRIES)
-    assert len(ENTRIES) == len(NETWORKS)
+    assert len({entry.name for entry in NETWORKS}) == len(NETWORKS)
     assert all(entry.title and entry.source for entry in NETWORKS)
 
 
@@ -99,7 +101,7 @@ def test_constructors_are_found_by_their_own_names():
 
 def test_unknown_names_and_impossible_options_are_refused_in_one_line():
     assert_refused(UnknownName, lambda: network("lenet"), "'lenet'", "did you mean 'lenet5'")
-    assert_refused(UnknownName, lambda: build("zzz"), "'zzz'", "lenet5, linear-regression")
+    assert_refused(UnknownName, lambda: build("zzz"), "'zzz'", "alexnet, alexnet2012")
     assert_refused(UnknownName, lambda: build("mlp", activation="rleu"), "'rleu'", "did you mean 'relu'")
     assert_refused(SettingsError, lambda: build("lenet5", depth=3), "depth", "num_classes")
     for widths in [(784,), (), (784, 0, 10), (784, 2.5, 10), (784, -1)]:
@@ -113,3 +115,18 @@ def test_unknown_names_and_impossible_options_are_refused_in_one_line():
     assert_refused(SettingsError, lambda: build("softmax-regression", in_features=0), "in_features=0")
     for p in (-0.1, 1.5, float("nan")):
         assert_refused(SettingsError, lambda p=p: build("mlp", dropout=p), f"dropout={p}")
+
+
+@pytest.mark.parametrize("entry", NETWORKS, ids=lambda entry: entry.name)
+def test_a_network_is_called_by_the_name_of_its_function_and_is_built_of_torchs_layers(entry):
+    function = getattr(models, entry.constructor.split(":")[1])
+    assert inspect.isfunction(function)  # not the file of that name
+    if entry in FIRST:
+        return
+    with torch.device("meta"):
+        model = function(num_classes=7, in_channels=2)
+    leaves = {type(module) for module in model.modules() if not list(module.children())}
+    assert all(leaf.__module__.startswith(("torch.nn", "byhand.models")) for leaf in leaves)
+    shapes = [tuple(parameter.shape) for parameter in model.parameters()]
+    assert any(shape[0] == 7 for shape in shapes)
+    assert shapes[0][1] == 2

@@ -9,9 +9,9 @@ from against_torchvision import assert_is_torchvisions
 from torch import nn
 
 from byhand.errors import SettingsError, ShapeError
-from byhand.models import alexnet as alexnet_file
+from byhand.models import alexnets as alexnet_file
 from byhand.models import vgg as vgg_file
-from byhand.models.alexnet import alexnet, alexnet2012, scaled
+from byhand.models.alexnets import alexnet, alexnet2012, scaled
 from byhand.models.cost import layer_table, total
 from byhand.models.vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 

@@ -13,9 +13,9 @@ from byhand.errors import SettingsError, ShapeError, UnknownName
 from byhand.models.cost import layer_table, total
 from byhand.models.lenet import lenet5
 from byhand.models.lenet_bn import lenet5_bn
-from byhand.models.mobilenet_v1 import make_divisible, mobilenet_v1
-from byhand.models.mobilenet_v2 import mobilenet_v2
-from byhand.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from byhand.models.mobile_v1 import make_divisible, mobilenet_v1
+from byhand.models.mobile_v2 import mobilenet_v2
+from byhand.models.mobile_v3 import mobilenet_v3_large, mobilenet_v3_small
 
 MOBILENETS = (mobilenet_v1, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large)
 

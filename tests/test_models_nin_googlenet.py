@@ -10,8 +10,8 @@ from torch import nn
 
 from byhand.errors import SettingsError, ShapeError
 from byhand.models.cost import layer_table, total
-from byhand.models.googlenet import GoogLeNetOutputs, Inception, googlenet
-from byhand.models.nin import nin
+from byhand.models.inception import GoogLeNetOutputs, Inception, googlenet
+from byhand.models.network_in_network import nin
 
 both = pytest.mark.parametrize("constructor", [nin, googlenet], ids=lambda constructor: constructor.__name__)
 

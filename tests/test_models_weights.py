@@ -18,7 +18,7 @@ from torch import nn
 from byhand import pretrained
 from byhand.data.folders import cache_root
 from byhand.errors import DataError, RunError, SettingsError
-from byhand.models.mobilenet_v3 import mobilenet_v3_small
+from byhand.models.mobile_v3 import mobilenet_v3_small
 from byhand.models.weights import Loaded, head_of, take_weights
 from byhand.pretrained import fetch_weights, load_weights
 from byhand.runs import storage

@@ -13,7 +13,7 @@ from torch import nn
 import byhand.ops as ops
 from byhand import compare, optim, prove
 from byhand.errors import ShapeError, UnknownLayer
-from byhand.models import NETWORKS, build
+from byhand.models import FIRST, build
 from byhand.nn.hands import by_hand
 from byhand.ops import stage
 from byhand.ops.tape import operation
@@ -32,7 +32,7 @@ OPTIONS = {
     "mlp": [{"activation": name, "dropout": p} for name in ACTIVATIONS for p in (0.0, 0.4)],
     "lenet5": [{"activation": name} for name in ACTIVATIONS],
 }
-CASES = [(entry.name, options) for entry in NETWORKS for options in OPTIONS.get(entry.name, [{}])]
+CASES = [(entry.name, options) for entry in FIRST for options in OPTIONS.get(entry.name, [{}])]
 
 
 def seeded(name, **options):

@@ -47,8 +47,8 @@ NETWORKS = (
         "LeNet-5 with batch normalisation",
         "Ioffe & Szegedy 2015; D2L 7.5",
     ),
-    Network("alexnet", "alexnet:alexnet", (3, 224, 224), "AlexNet, torchvision's", "Krizhevsky 2014; D2L 7.1"),
-    Network("alexnet2012", "alexnet:alexnet2012", (3, 224, 224), "AlexNet, the paper's", "Krizhevsky et al. 2012"),
+    Network("alexnet", "alexnets:alexnet", (3, 224, 224), "AlexNet, torchvision's", "Krizhevsky 2014; D2L 7.1"),
+    Network("alexnet2012", "alexnets:alexnet2012", (3, 224, 224), "AlexNet, the paper's", "Krizhevsky et al. 2012"),
     Network("vgg11", "vgg:vgg11", (3, 224, 224), "VGG-11", "Simonyan & Zisserman 2015; D2L 7.2"),
     Network("vgg13", "vgg:vgg13", (3, 224, 224), "VGG-13", "Simonyan & Zisserman 2015"),
     Network("vgg16", "vgg:vgg16", (3, 224, 224), "VGG-16", "Simonyan & Zisserman 2015"),
@@ -57,9 +57,9 @@ NETWORKS = (
     Network("vgg13_bn", "vgg:vgg13_bn", (3, 224, 224), "VGG-13 with batch normalisation", "torchvision"),
     Network("vgg16_bn", "vgg:vgg16_bn", (3, 224, 224), "VGG-16 with batch normalisation", "torchvision"),
     Network("vgg19_bn", "vgg:vgg19_bn", (3, 224, 224), "VGG-19 with batch normalisation", "torchvision"),
-    Network("nin", "nin:nin", (3, 224, 224), "Network in Network", "Lin et al. 2014; D2L 7.3"),
+    Network("nin", "network_in_network:nin", (3, 224, 224), "Network in Network", "Lin et al. 2014; D2L 7.3"),
     Network(
-        "googlenet", "googlenet:googlenet", (3, 224, 224), "GoogLeNet (Inception v1)", "Szegedy et al. 2015; D2L 7.4"
+        "googlenet", "inception:googlenet", (3, 224, 224), "GoogLeNet (Inception v1)", "Szegedy et al. 2015; D2L 7.4"
     ),
     Network("resnet18", "resnet:resnet18", (3, 224, 224), "ResNet-18", "He et al. 2016, table 1"),
     Network("resnet34", "resnet:resnet34", (3, 224, 224), "ResNet-34", "He et al. 2016, table 1"),
@@ -104,23 +104,26 @@ NETWORKS = (
     Network(
         "densenet_cifar", "densenet:densenet_cifar", (3, 32, 32), "DenseNet-BC L=100 k=12", "Huang et al. 2017, table 2"
     ),
-    Network("mobilenet_v1", "mobilenet_v1:mobilenet_v1", (3, 224, 224), "MobileNet V1", "Howard et al. 2017"),
-    Network("mobilenet_v2", "mobilenet_v2:mobilenet_v2", (3, 224, 224), "MobileNet V2", "Sandler et al. 2018"),
+    Network("mobilenet_v1", "mobile_v1:mobilenet_v1", (3, 224, 224), "MobileNet V1", "Howard et al. 2017"),
+    Network("mobilenet_v2", "mobile_v2:mobilenet_v2", (3, 224, 224), "MobileNet V2", "Sandler et al. 2018"),
     Network(
         "mobilenet_v3_small",
-        "mobilenet_v3:mobilenet_v3_small",
+        "mobile_v3:mobilenet_v3_small",
         (3, 224, 224),
         "MobileNet V3 small",
         "Howard et al. 2019",
     ),
     Network(
         "mobilenet_v3_large",
-        "mobilenet_v3:mobilenet_v3_large",
+        "mobile_v3:mobilenet_v3_large",
         (3, 224, 224),
         "MobileNet V3 large",
         "Howard et al. 2019",
     ),
 )
+
+
+FIRST = NETWORKS[:4]  # of chapters 3 to 6, small enough for anything in seconds
 
 
 def network(name: str) -> Network:

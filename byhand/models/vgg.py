@@ -15,7 +15,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from byhand.models.alexnet import ImageSequence, check_dropout, scaled
+from byhand.models.alexnets import ImageSequence, check_dropout, scaled
 from byhand.models.linear import check_counts
 
 CHANNELS = (64, 128, 256, 512, 512)  # of the five blocks

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from byhand.errors import SettingsError
-from byhand.models.alexnet import check_dropout, check_images, scaled
+from byhand.models.alexnets import check_dropout, check_images, scaled
 from byhand.models.linear import check_counts
 
 

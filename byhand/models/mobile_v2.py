@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from byhand.models.linear import check_counts
-from byhand.models.mobilenet_v1 import (
+from byhand.models.mobile_v1 import (
     check_batch,
     check_dropout,
     check_factors,

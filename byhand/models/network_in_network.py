@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from byhand.models.alexnet import ImageSequence, check_dropout, scaled
+from byhand.models.alexnets import ImageSequence, check_dropout, scaled
 from byhand.models.linear import check_counts
 
 
