@@ -144,7 +144,39 @@ def layer_norm(
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ShapeError(f"{name} has shape {tuple(tensor.shape)}, but must have normalized_shape={shape}")
-    return _normalise(input, weight, bias, tuple(input.shape), shape, tuple(range(-len(shape), 0)), eps)
+    return _layer_norm(input, weight, bias, tuple(range(-len(shape), 0)), eps)
+
+
+def layer_norm_forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: tuple[int, ...], eps: float):
+    whole = x.to(_precision(x))
+    mean = whole.mean(axes, keepdim=True)
+    y = whole - mean
+    inverse = 1 / ((y * y).mean(axes, keepdim=True) + eps).sqrt()
+    y *= inverse
+    if weight is not None:
+        y *= weight
+    if bias is not None:
+        y += bias
+    return y.to(x.dtype), (x, weight, mean, inverse, axes, None if bias is None else bias.dtype)
+
+
+def layer_norm_backward(needed, grad: Tensor, x: Tensor, weight, mean: Tensor, inverse: Tensor, axes, bias_dtype):
+    h, shape = grad.to(mean.dtype), x.shape[-len(axes) :]
+    normal = (x - mean).mul_(inverse)
+    product = h * normal
+    d_input = None
+    d_weight = product.sum_to_size(shape).to(weight.dtype) if needed[1] else None
+    d_bias = h.sum_to_size(shape).to(bias_dtype) if needed[2] else None
+    if needed[0]:
+        if weight is not None:
+            h, product = h * weight, product * weight
+        normal.mul_(product.mean(axes, keepdim=True))
+        d_input = torch.sub(h, normal, out=normal)  # laid out as x is, whatever the gradient came in
+        d_input = d_input.sub_(h.mean(axes, keepdim=True)).mul_(inverse).to(x.dtype)
+    return d_input, d_weight, d_bias, None, None
+
+
+_layer_norm = operation(layer_norm_forward, layer_norm_backward)
 
 
 def group_norm(
@@ -167,47 +199,64 @@ def group_norm(
             f"input {tuple(input.shape)} has one value a group with num_groups={num_groups}, which has no variance; "
             "use fewer groups or a larger image"
         )
-    shape = (B, num_groups, C // num_groups, *rest)
-    spread = (num_groups, C // num_groups, *(1 for _ in rest))
-    return _normalise(input, weight, bias, shape, spread, tuple(range(2, len(shape))), eps)
+    return _group_norm(input, weight, bias, num_groups, eps)
 
 
-def normalise_forward(x: Tensor, weight, bias, shape, spread, axes, eps: float):
-    """γ x̂ + β of x seen in ``shape``, normalised over ``axes``; γ and β are seen in ``spread``."""
-    whole = x.reshape(shape).to(_precision(x))
-    mean = whole.mean(axes, keepdim=True)
-    y = whole - mean
-    inverse = 1 / ((y * y).mean(axes, keepdim=True) + eps).sqrt()
-    y *= inverse
-    if weight is not None:
-        y *= weight.reshape(spread)
-    if bias is not None:
-        y += bias.reshape(spread)
-    like = None if bias is None else (bias.shape, bias.dtype)
-    return y.reshape(x.shape).to(x.dtype), (x, weight, mean, inverse, shape, spread, axes, like)
+def group_norm_forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: float):
+    # Sums over the places first, (B, C); the groups are then made of those few numbers, in any layout.
+    turned = _is_turned(x)
+    images = _by_channel(x, turned).to(_precision(x))
+    count = max(x[:1].numel() // num_groups, 1)
+    mean = _group_sums(_place_sums(images, turned), num_groups) / count
+    deviation = images - _at_places(mean, turned)
+    var = _group_sums(_place_sums(deviation.mul_(deviation), turned), num_groups) / count
+    inverse = 1 / (var + eps).sqrt()
+    scale = inverse if weight is None else inverse * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    y = (images * _at_places(scale, turned)).add_(_at_places(shift, turned)).to(x.dtype)
+    bias_dtype = None if bias is None else bias.dtype
+    return _as_images(y, x.shape, turned), (x, weight, mean, inverse, num_groups, count, bias_dtype)
 
 
-def normalise_backward(needed, grad: Tensor, x: Tensor, weight, mean, inverse, shape, spread, axes, like):
-    h = grad.reshape(shape).to(mean.dtype)
-    normal = (x.reshape(shape) - mean).mul_(inverse)
-    product = h * normal
-    d_input = d_weight = d_bias = None
-    if needed[1]:
-        d_weight = product.sum_to_size(spread).reshape(weight.shape).to(weight.dtype)
-    if needed[2]:
-        d_bias = h.sum_to_size(spread).reshape(like[0]).to(like[1])
+def group_norm_backward(needed, grad: Tensor, x: Tensor, weight, mean, inverse, num_groups, count, bias_dtype):
+    turned, dtype = _is_turned(x), mean.dtype
+    images, g = _by_channel(x, turned).to(dtype), _by_channel(grad, turned).to(dtype)
+    total = _place_sums(g, turned)  # Σ g and Σ g x̂, (B, C)
+    along = _place_sums((images - _at_places(mean, turned)).mul_(g), turned) * inverse
+    d_input = None
+    d_weight = along.sum(0).to(weight.dtype) if needed[1] else None
+    d_bias = total.sum(0).to(bias_dtype) if needed[2] else None
     if needed[0]:
         if weight is not None:
-            gamma = weight.reshape(spread)
-            h, product = h * gamma, product * gamma
-        normal.mul_(product.mean(axes, keepdim=True))
-        d_input = torch.sub(h, normal, out=normal)  # laid out as x is, whatever the gradient came in
-        d_input.sub_(h.mean(axes, keepdim=True)).mul_(inverse)
-        d_input = d_input.reshape(x.shape).to(x.dtype)
-    return d_input, d_weight, d_bias, None, None, None, None
+            total, along = total * weight, along * weight
+        # ∂L/∂x = scale · g + slope · x + shift, as in batch normalisation
+        scale = inverse if weight is None else inverse * weight
+        slope = -inverse * inverse * _group_sums(along, num_groups) / count
+        shift = -slope * mean - inverse * _group_sums(total, num_groups) / count
+        d_images = (images * _at_places(slope, turned)).add_(_at_places(shift, turned))
+        d_images.addcmul_(g, _at_places(scale, turned))
+        d_input = _as_images(d_images.to(x.dtype), x.shape, turned)
+    return d_input, d_weight, d_bias, None, None
 
 
-_normalise = operation(normalise_forward, normalise_backward)
+_group_norm = operation(group_norm_forward, group_norm_backward)
+
+
+def _place_sums(x: Tensor, turned: bool) -> Tensor:
+    """Σ over the places of each channel of each example, (B, C), of what ``_by_channel`` gives."""
+    return x.sum(0).t() if turned else x.sum(2)
+
+
+def _at_places(x: Tensor, turned: bool) -> Tensor:
+    """One number for each channel of each example, (B, C), to be spread over the places."""
+    return x.t().contiguous() if turned else x[:, :, None]
+
+
+def _group_sums(x: Tensor, num_groups: int) -> Tensor:
+    """For each of (B, C) the sum over all channels of its group."""
+    B, C = x.shape
+    sums = x.reshape(B, num_groups, C // num_groups).sum(2, keepdim=True)
+    return sums.expand(B, num_groups, C // num_groups).reshape(B, C)
 
 
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
