@@ -2,7 +2,13 @@
 
 from byhand.errors import unknown_name
 from byhand.recipes.digits import LENET5_DIGITS
-from byhand.recipes.fashion_mnist import LENET5_FASHION, MLP_FASHION, MLP_FASHION_ADAMW, SOFTMAX_FASHION
+from byhand.recipes.fashion_mnist import (
+    LENET5_BN_FASHION,
+    LENET5_FASHION,
+    MLP_FASHION,
+    MLP_FASHION_ADAMW,
+    SOFTMAX_FASHION,
+)
 from byhand.recipes.mnist import LENET5_MNIST
 from byhand.recipes.recipe import Plan, Recipe
 from byhand.recipes.synthetic_linear import LINEAR_REGRESSION
@@ -17,6 +23,7 @@ RECIPES = (
     LENET5_MNIST,
     LENET5_FASHION,
     LENET5_DIGITS,
+    LENET5_BN_FASHION,
 )
 DEFAULT = LENET5_DIGITS  # needs no data but the embedded
 

@@ -155,3 +155,29 @@ LENET5_FASHION = Recipe(
         ),
     },
 )
+
+LENET5_BN_FASHION = Recipe(
+    name="lenet5-bn-fashion",
+    title="LeNet-5 with batch normalisation",
+    section="7.5",
+    network="lenet5-bn",
+    dataset="fashion-mnist",
+    plans={
+        "fast": Plan(
+            Settings(
+                epochs=10,
+                batch_size=256,
+                lr=0.02,
+                optimizer="adamw",
+                beta2=0.98,
+                weight_decay=0.05,
+                schedule="one-cycle",
+                rise=0.2,
+                shift=1,
+                preparation=PADDED,
+                by_hand=False,  # with batch normalisation the library is a little faster
+            ),
+            {"accuracy": at_least(0.91)},
+        ),
+    },
+)
