@@ -394,8 +394,8 @@ class Nested(nn.Module):
 
 
 UNKNOWN_CALLS = {
-    "gelu": lambda x: F.gelu(x),
-    "silu": lambda x: F.silu(x),
+    "mish": lambda x: F.mish(x),
+    "elu": lambda x: F.elu(x),
     "softplus": lambda x: F.softplus(x),
     "rms_norm": lambda x: F.rms_norm(x, x.shape[-1:]),
     "instance_norm": lambda x: F.instance_norm(x[None]),
@@ -434,7 +434,7 @@ def test_sliding_windows_by_tensor_unfold_are_a_view_and_no_layer():
     [
         (lambda: nn.LSTM(2, 3), "LSTM"),
         (lambda: nn.RMSNorm(3), "RMSNorm"),
-        (lambda: nn.GELU(), "GELU"),
+        (lambda: nn.Mish(), "Mish"),
         (lambda: nn.Embedding(3, 2), "Embedding"),
         (lambda: nn.Conv1d(1, 1, 1), "Conv1d"),
         (lambda: nn.LazyLinear(3), "LazyLinear"),
@@ -499,8 +499,8 @@ def test_an_error_inside_a_forward_does_not_leave_the_other_hand_on():
         hand(torch.zeros(2))
     x = torch.zeros(2)
     with watched_kernels() as kernels:
-        F.gelu(F.relu(x))  # without a twin: it would be an error by hand
-    assert kernels == ["aten::relu", "aten::gelu"]
+        F.mish(F.relu(x))  # without a twin: it would be an error by hand
+    assert kernels == ["aten::relu", "aten::mish"]
 
 
 def test_a_plain_module_as_a_container_is_no_unknown_layer():

@@ -12,7 +12,8 @@ from torch import nn as library
 from byhand import nn, ops, optim
 from byhand.errors import SettingsError, ShapeError
 
-NAMES = [name for name in nn.__all__ if isinstance(getattr(nn, name), type) and name != "PHMLinear"]
+NOT_IN_TORCH = ("PHMLinear", "StochasticDepth")
+NAMES = [name for name in nn.__all__ if isinstance(getattr(nn, name), type) and name not in NOT_IN_TORCH]
 OWN = [name for name in NAMES if getattr(nn, name) is not getattr(library, name)]
 
 # A layer by its name with arguments and an input; what is not named here is a loss.
@@ -23,6 +24,10 @@ LAYERS = {
         ((2, 4, (1, 3)), {"stride": 2, "padding": (0, 1), "dilation": (1, 2), "groups": 2, "bias": False}),
         ((2, 4, 3), {"padding": "same", "padding_mode": "reflect"}),
         ((2, 4, 3), {"padding": 1, "padding_mode": "circular", "dtype": torch.float64}),
+    ],
+    "ConvTranspose2d": [
+        ((2, 4, 3), {}),
+        ((2, 4, (1, 3)), {"stride": 2, "padding": (0, 1), "output_padding": 1, "groups": 2, "bias": False}),
     ],
     "MaxPool2d": [((2,), {}), (((3, 2),), {"stride": 1, "padding": 1, "dilation": 2, "ceil_mode": True})],
     "AvgPool2d": [((2,), {}), ((3, 2), {"padding": 1, "count_include_pad": False, "divisor_override": 5})],
@@ -35,6 +40,11 @@ LAYERS = {
     "Dropout": [((), {}), ((0.2,), {})],
     "ReLU": [((), {}), ((True,), {})],
     "LeakyReLU": [((), {}), ((0.3,), {})],
+    "ReLU6": [((), {}), ((True,), {})],
+    "Hardsigmoid": [((), {})],
+    "Hardswish": [((), {})],
+    "SiLU": [((), {}), ((True,), {})],
+    "GELU": [((), {}), (("tanh",), {})],
     "Sigmoid": [((), {})],
     "Tanh": [((), {})],
     "Softmax": [((1,), {})],
@@ -175,7 +185,7 @@ def test_containers_are_torchs_own():
 
 
 def test_a_layer_of_torch_without_a_twin_is_an_error_that_says_what_there_is():
-    for name in ("LSTM", "GELU", "utils"):
+    for name in ("LSTM", "Mish", "utils"):
         with pytest.raises(AttributeError, match=rf"torch\.nn\.{name} has no twin by hand yet.*Linear") as caught:
             getattr(nn, name)
         assert "\n" not in str(caught.value)

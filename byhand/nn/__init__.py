@@ -26,17 +26,24 @@ from byhand.nn.loss import CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss
 from byhand.nn.normalisation import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, LocalResponseNorm
 from byhand.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from byhand.nn.sequential import Sequential
+from byhand.nn.smooth_activation import GELU, Hardsigmoid, Hardswish, ReLU6, SiLU
+from byhand.nn.stochastic_depth import StochasticDepth
+from byhand.nn.transposed import ConvTranspose2d
 
 __all__ = [
+    "GELU",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BatchNorm1d",
     "BatchNorm2d",
     "Conv2d",
+    "ConvTranspose2d",
     "CrossEntropyLoss",
     "Dropout",
     "Flatten",
     "GroupNorm",
+    "Hardsigmoid",
+    "Hardswish",
     "HuberLoss",
     "Identity",
     "L1Loss",
@@ -56,10 +63,13 @@ __all__ = [
     "ParameterDict",
     "ParameterList",
     "ReLU",
+    "ReLU6",
     "Sequential",
+    "SiLU",
     "Sigmoid",
     "SmoothL1Loss",
     "Softmax",
+    "StochasticDepth",
     "Tanh",
     "Unflatten",
     "by_hand",

@@ -13,6 +13,8 @@ from byhand.ops import (
     avg_pool2d,
     batch_norm,
     conv2d,
+    conv_transpose2d,
+    gelu,
     group_norm,
     layer_norm,
     linear,
@@ -28,9 +30,14 @@ __all__ = [
     "avg_pool2d",
     "batch_norm",
     "conv2d",
+    "conv_transpose2d",
     "cross_entropy",
     "dropout",
+    "gelu",
     "group_norm",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
     "huber_loss",
     "l1_loss",
     "layer_norm",
@@ -45,7 +52,9 @@ __all__ = [
     "one_hot",
     "pad",
     "relu",
+    "relu6",
     "sigmoid",
+    "silu",
     "smooth_l1_loss",
     "softmax",
     "tanh",
@@ -58,6 +67,26 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     return ops.leaky_relu(input, negative_slope)
+
+
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    return ops.relu6(input)
+
+
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    return ops.hardtanh(input, min_val, max_val)
+
+
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    return ops.hardsigmoid(input)
+
+
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    return ops.hardswish(input)
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    return ops.silu(input)
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:

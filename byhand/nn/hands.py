@@ -23,11 +23,15 @@ from byhand.nn.loss import CrossEntropyLoss, HuberLoss, L1Loss, MSELoss, NLLLoss
 from byhand.nn.normalisation import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, LocalResponseNorm
 from byhand.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from byhand.nn.sequential import Sequential, is_watched
+from byhand.nn.smooth_activation import GELU, Hardsigmoid, Hardswish, ReLU6, SiLU
+from byhand.nn.stochastic_depth import LibraryStochasticDepth, StochasticDepth
+from byhand.nn.transposed import ConvTranspose2d
 from byhand.ops.layout import is_batch_innermost
 
 LAYERS = (
     (nn.Linear, Linear),
     (nn.Conv2d, Conv2d),
+    (nn.ConvTranspose2d, ConvTranspose2d),
     (nn.MaxPool2d, MaxPool2d),
     (nn.AvgPool2d, AvgPool2d),
     (nn.AdaptiveAvgPool2d, AdaptiveAvgPool2d),
@@ -42,6 +46,11 @@ LAYERS = (
     (nn.Tanh, Tanh),
     (nn.ReLU, ReLU),
     (nn.LeakyReLU, LeakyReLU),
+    (nn.ReLU6, ReLU6),
+    (nn.Hardsigmoid, Hardsigmoid),
+    (nn.Hardswish, Hardswish),
+    (nn.SiLU, SiLU),
+    (nn.GELU, GELU),
     (nn.Softmax, Softmax),
     (nn.LogSoftmax, LogSoftmax),
     (nn.MSELoss, MSELoss),
@@ -51,6 +60,7 @@ LAYERS = (
     (nn.NLLLoss, NLLLoss),
     (nn.CrossEntropyLoss, CrossEntropyLoss),
     (LibraryPHMLinear, PHMLinear),
+    (LibraryStochasticDepth, StochasticDepth),
 )
 TO_HAND = dict(LAYERS)
 TO_LIBRARY = {hand: library for library, hand in LAYERS}
@@ -73,6 +83,7 @@ TABLES = frozenset(nn.Module().__dict__)
 FUNCTIONS: dict[Callable, Callable] = {
     torch.max_pool2d: functional.max_pool2d,
     torch.conv2d: functional.conv2d,
+    torch.conv_transpose2d: functional.conv_transpose2d,
     torch.flatten: ops.flatten,
     Tensor.flatten: ops.flatten,
     torch.relu: functional.relu,
@@ -210,9 +221,10 @@ def _convert(module: nn.Module, twins: dict, name: str, done: dict[int, nn.Modul
     else:
         own_code = not kind.__module__.startswith(("torch.", "byhand.nn")) or _parametrized(kind)
         if to_hand and not (own_code or kind in (*CONTAINERS, Sequential) or kind in TO_LIBRARY):
+            known = sorted(layer.__name__ for layer, _ in LAYERS if layer.__module__.startswith("torch."))
             raise UnknownLayer(
                 f"layer {name or 'the model'!r} is a {kind.__name__}, which has no twin by hand; "
-                f"known: {', '.join(sorted(layer.__name__ for layer, _ in LAYERS[:-1]))}"
+                f"known: {', '.join(known)}"
             )
         wanted: type[nn.Module] = kind
         if kind is (nn.Sequential if to_hand else Sequential):

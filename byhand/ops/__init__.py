@@ -15,7 +15,10 @@ from byhand.ops.normalisation import batch_norm, group_norm, layer_norm, local_r
 from byhand.ops.padding import pad2d
 from byhand.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from byhand.ops.regularisation import dropout, l2_penalty
+from byhand.ops.smooth_activations import gelu, hardsigmoid, hardswish, hardtanh, relu6, silu
 from byhand.ops.softmax import log_softmax, softmax
+from byhand.ops.stochastic_depth import stochastic_depth
+from byhand.ops.transposed import conv_transpose2d
 
 __all__ = [
     "RankDeficient",
@@ -24,11 +27,16 @@ __all__ = [
     "batch_norm",
     "conv2d",
     "conv_output_size",
+    "conv_transpose2d",
     "corr2d",
     "cross_entropy",
     "dropout",
     "flatten",
+    "gelu",
     "group_norm",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
     "huber_loss",
     "hypercomplex_weight",
     "l1_loss",
@@ -45,9 +53,12 @@ __all__ = [
     "one_hot",
     "pad2d",
     "relu",
+    "relu6",
     "sigmoid",
+    "silu",
     "smooth_l1_loss",
     "softmax",
     "squared_loss",
+    "stochastic_depth",
     "tanh",
 ]

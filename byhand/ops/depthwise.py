@@ -1,0 +1,189 @@
+"""Depthwise convolution: each channel has kernels of its own, so that there is nothing to add up between channels.
+
+Without that sum there is no matrix product, and to cut windows would only copy. What is left is kH · kW times the whole
+image, moved by one place of the kernel and multiplied by one number a channel:
+
+    y      += w[u, v] · (x moved by u, v),
+    ∂L/∂x moved by u, v += w[u, v] · g,
+    ∂L/∂w[u, v] = Σ g · (x moved by u, v) over images and pixels.
+
+An image moved is a view, and padding is written nowhere: a moved image ends at the border, as zeros would add nothing.
+With the batch innermost in memory (``byhand.ops.layout``) the pixels of a row stand side by side, and so do those that
+a row of the output sees, whatever the place and dilation: long runs of neighbours for every multiply-add.
+
+A few rows of some channels go through all places of the kernel while they are in the processor's cache.
+
+Source: Howard et al., MobileNets (2017), section 3.1; Sandler et al., MobileNetV2 (2018), section 3.1.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from byhand.ops.layout import full_like, is_batch_innermost, preferred
+from byhand.ops.tape import operation
+
+ROW = 1 << 20  # numbers of a row of the output, of as many channels as fit: 4 MB of float32
+BLOCK = 1 << 20  # numbers of the output that go through at once
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the convolution: ``size`` pixels of the image, ``before`` and ``after`` of padding, a kernel."""
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+    before: int
+    after: int
+
+    @property
+    def places(self) -> int:
+        """Outputs along this axis."""
+        covered = self.dilation * (self.kernel - 1) + 1
+        return (self.size + self.before + self.after - covered) // self.stride + 1
+
+    def moved(self, u: int, first: int, last: int) -> tuple[slice, slice] | None:
+        """Which of the outputs first..last−1 see a pixel at place u, counted from the first, and which pixels they see.
+
+        None where they all see padding.
+        """
+        offset = u * self.dilation - self.before
+        start = max(first, -(offset // self.stride))
+        stop = min(last, (self.size - 1 - offset) // self.stride + 1)
+        if stop <= start:
+            return None
+        pixel = start * self.stride + offset
+        seen = slice(pixel, pixel + (stop - start - 1) * self.stride + 1, self.stride)
+        return slice(start - first, stop - first), seen
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding: tuple[int, int, int, int], dilation):
+    """y[b, c·m + k, i, j] = bias[c·m + k] + Σ_{u, v} w[c·m + k, 0, u, v] x[b, c, i·s + u·d − top, j·s + v·d − left].
+
+    (B, C, H, W) and (C·m, 1, kH, kW) -> (B, C·m, H', W'); m is the channel multiplier, ``padding`` left, right, top,
+    bottom, in pixels of zeros.
+    """
+    left, right, top, bottom = padding
+    rows = Axis(x.shape[2], weight.shape[2], stride[0], dilation[0], top, bottom)
+    columns = Axis(x.shape[3], weight.shape[3], stride[1], dilation[1], left, right)
+    return _depthwise_conv2d(x, weight, bias, rows, columns)
+
+
+def depthwise_conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):
+    x = preferred(x)
+    wide, C = _wide(x), x.shape[1]
+    y = _empty(wide, len(weight), rows.places, columns.places)
+    pixels, outputs, kernel = _by_channel(wide, C), _by_channel(y, C), _kernel(weight, wide)
+    for first, last, some in _blocks(outputs):
+        block = outputs[first:last, :, some]
+        if bias is None:
+            block.zero_()
+        else:
+            block.copy_(bias.view(C, -1, 1)[some])
+        for u, v, out, (down, right) in _moved(rows, columns, first, last):
+            block[out].addcmul_(pixels[down, right, some], kernel[u, v, some])
+    return y.to(x.dtype), (x, weight, rows, columns)
+
+
+def depthwise_conv2d_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, rows: Axis, columns: Axis):
+    C, wide = x.shape[1], _wide(x)
+    pixels, kernel = _by_channel(wide, C), _kernel(weight, wide)
+    g = _by_channel(_wide(preferred(grad)), C)
+    d_input = full_like(wide, x.shape, 0) if needed[0] else None
+    d_pixels = None if d_input is None else _by_channel(d_input, C)[:, :, :, 0]
+    # One number for each example, added up at the end: sums over pixels go along the memory, and over examples not.
+    d_kernel = wide.new_zeros(*kernel.shape[:4], len(x)) if needed[1] else None
+    blocks = _blocks(g)
+    first, last, some = blocks[0]
+    room = wide.new_empty(g[first:last, :, some].numel() if needed[1] else 0)
+    for first, last, some in blocks:
+        block = g[first:last, :, some]
+        for u, v, out, (down, right) in _moved(rows, columns, first, last):
+            part = block[out]
+            if d_kernel is not None:
+                d_kernel[u, v, some].add_(_sum_of_products(part, pixels[down, right, some], room))
+            if d_pixels is not None:
+                for k in range(part.shape[3]):
+                    d_pixels[down, right, some].addcmul_(part[:, :, :, k], kernel[u, v, some, k])
+    return (
+        None if d_input is None else d_input.to(x.dtype),
+        None if d_kernel is None else d_kernel.sum(4).permute(2, 3, 0, 1).reshape(weight.shape).to(weight.dtype),
+        grad.sum((0, 2, 3)) if needed[2] else None,
+        None,
+        None,
+    )
+
+
+_depthwise_conv2d = operation(depthwise_conv2d_forward, depthwise_conv2d_backward)
+
+
+def _moved(rows: Axis, columns: Axis, first: int, last: int) -> Iterator[tuple[int, int, tuple, tuple]]:
+    """For each place u, v of the kernel the outputs of rows first..last−1 that see a pixel there, and those pixels."""
+    across = [columns.moved(v, 0, columns.places) for v in range(columns.kernel)]
+    for u in range(rows.kernel):
+        down = rows.moved(u, first, last)
+        for v, right in enumerate(across):
+            if down is not None and right is not None:
+                yield u, v, (down[0], right[0]), (down[1], right[1])
+
+
+def _sum_of_products(a: Tensor, b: Tensor, room: Tensor) -> Tensor:
+    """Σ a · b over the pixels, (h, w, C, m, B) -> (C, m, B), by way of ``room`` for that many numbers."""
+    h, w, C, m, B = a.shape
+    # The products lie there without gaps: a sum over rows with something left out at their ends takes twenty times as
+    # long, and one of all rows is soonest as a matrix product.
+    if a.stride(4) == 1:
+        products = room[: a.numel()].view(a.shape)
+        torch.mul(a, b, out=products)
+        return (room.new_ones(1, h * w) @ products.view(h * w, -1)).view(C, m, B)
+    products = room[: a.numel()].view(B, C, m, h, w)
+    torch.mul(a, b, out=products.permute(3, 4, 1, 2, 0))
+    return products.view(B, C, m, h * w).sum(3).permute(1, 2, 0)
+
+
+def _by_channel(x: Tensor, channels: int) -> Tensor:
+    """A view of the pixels first, (B, C·m, H, W) -> (H, W, C, m, B), whatever the order in memory."""
+    B, O, H, W = x.shape
+    return x.permute(2, 3, 1, 0).view(H, W, channels, O // channels, B)
+
+
+def _kernel(weight: Tensor, x: Tensor) -> Tensor:
+    """The weight (C·m, 1, kH, kW) by places, (kH, kW, C, m, 1), or repeated for each of the B examples of ``x``."""
+    O, _, kH, kW = weight.shape
+    C = x.shape[1]
+    kernel = _wide(weight).reshape(C, O // C, kH, kW).permute(2, 3, 0, 1)[..., None]
+    if not is_batch_innermost(x):
+        return kernel
+    # Repeated, a row of pixels and its factors are both one run of memory; else runs would end with each channel.
+    return kernel.expand(kH, kW, C, O // C, len(x)).contiguous()
+
+
+def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """Room for (B, channels, height, width), laid out as ``x`` is."""
+    if is_batch_innermost(x):
+        return x.new_empty(height, width, channels, len(x)).permute(3, 2, 0, 1)
+    return x.new_empty(len(x), channels, height, width)
+
+
+def _blocks(outputs: Tensor) -> list[tuple[int, int, slice]]:
+    """First row, the row after the last and the channels of each block of (H', W', C, m, B); on a GPU one has all."""
+    H, W, C, m, B = outputs.shape
+    if outputs.device.type != "cpu":
+        return [(0, H, slice(0, C))]
+    across = max(W * m * B, 1)
+    channels = min(max(ROW // across, 1), C)
+    step = max(BLOCK // (across * channels), 1)
+    return [
+        (first, min(first + step, H), slice(c, c + channels))
+        for c in range(0, C, channels)
+        for first in range(0, H, step)
+    ]
+
+
+def _wide(x: Tensor) -> Tensor:
+    """The same numbers in float32 at least: kH · kW additions in half precision would be seen."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,0 +1,189 @@
+"""Depthwise convolution by hand, against torch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from against_torch import LAYOUTS, assert_agree, assert_within_precision, drawn, laid_out, random
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from byhand import ops, prove
+from byhand.ops import depthwise
+from byhand.ops.layout import batch_innermost
+
+dtypes = st.sampled_from([torch.float32, torch.float64])
+
+
+def conv(function, **settings):
+    return lambda *tensors: function(*tensors, **settings)
+
+
+@st.composite
+def depthwise_convolutions(draw):
+    """Shapes and settings of a convolution whose kernel fits, at least once along each axis."""
+    channels, multiplier = draw(st.integers(2, 4)), draw(st.sampled_from([1, 1, 1, 2, 3]))
+    kernel, stride, padding, dilation, image = [], [], [], [], []
+    for _ in range(2):
+        k, d, p = draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.integers(0, 5))
+        least = max(1, d * (k - 1) + 1 - 2 * p)
+        image.append(least + draw(st.integers(0, 5)))
+        kernel.append(k)
+        stride.append(draw(st.integers(1, 4)))
+        padding.append(p)
+        dilation.append(d)
+    batch = draw(st.sampled_from([(), (0,), (1,), (3,), (16,), (19,)]))
+    return {
+        "input": (*batch, channels, *image),
+        "weight": (channels * multiplier, 1, *kernel),
+        "settings": {
+            "stride": tuple(stride),
+            "padding": tuple(padding),
+            "dilation": tuple(dilation),
+            "groups": channels,
+        },
+    }
+
+
+@drawn
+@given(
+    case=depthwise_convolutions(),
+    with_bias=st.booleans(),
+    dtype=dtypes,
+    layout=st.sampled_from([*LAYOUTS, "batch innermost"]),
+    weight_layout=st.sampled_from(LAYOUTS),
+)
+def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
+    case, with_bias, dtype, layout, weight_layout
+):
+    x = random(*case["input"], dtype=dtype)
+    if layout != "batch innermost":
+        x = laid_out(x, layout)
+    elif x.ndim == 4:
+        x = batch_innermost(x)
+    weight = laid_out(random(*case["weight"], dtype=dtype, seed=1), weight_layout)
+    bias = (random(case["weight"][0], dtype=dtype, seed=2),) if with_bias else ()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(depthwise, "ROW", 100)  # so that small images have several blocks
+        patch.setattr(depthwise, "BLOCK", 300)
+        assert_agree(conv(ops.conv2d, **case["settings"]), conv(F.conv2d, **case["settings"]), x, weight, *bias)
+
+
+@pytest.mark.parametrize("batch", [2, 16])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": (2, 1)}, {"padding": "same"}, {"padding": 4}],
+    ids=str,
+)
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_gradients_match_finite_differences(batch, settings, multiplier):
+    inputs = random(batch, 2, 4, 3), random(2 * multiplier, 1, 2, 3, seed=1), random(2 * multiplier, seed=2)
+    settings = {**settings, "groups": 2}
+    assert_agree(conv(ops.conv2d, **settings), conv(F.conv2d, **settings), *inputs, finite_differences=True)
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [14, 7])
+def test_the_shapes_of_the_mobile_networks_match_torch_in_float32(kernel, stride, size):
+    settings = {"stride": stride, "padding": kernel // 2, "groups": 48}
+    x, weight = random(32, 48, size, size, dtype=torch.float32), random(48, 1, kernel, kernel, dtype=torch.float32)
+    # the gradient of a weight is a sum of 6,272 products
+    assert_agree(conv(ops.conv2d, **settings), conv(F.conv2d, **settings), x, weight, tolerance=3e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says that it copies the image
+@pytest.mark.parametrize("kernel", [(4, 2), (2, 3)])
+def test_an_even_kernel_with_padding_same_looks_further_to_the_right_as_in_torch(kernel):
+    settings = {"padding": "same", "groups": 3, "dilation": (1, 2)}
+    x, weight = random(2, 3, 6, 7), random(3, 1, *kernel, seed=1)
+    assert_agree(conv(ops.conv2d, **settings), conv(F.conv2d, **settings), x, weight)
+
+
+def test_the_size_of_a_block_changes_nothing(monkeypatch):
+    x, weight = random(16, 3, 9, 5), random(6, 1, 3, 3, seed=1)
+    settings = {"stride": (2, 1), "padding": (2, 1), "groups": 3}
+    for row, block in ((1, 1), (2 * 16 * 2 * 5, 1 << 20), (1 << 20, 2 * 16 * 6 * 5), (1 << 20, 1 << 20)):
+        monkeypatch.setattr(depthwise, "ROW", row)
+        monkeypatch.setattr(depthwise, "BLOCK", block)
+        assert_agree(conv(ops.conv2d, **settings), conv(F.conv2d, **settings), x, weight)
+
+
+def test_an_image_repeated_without_copies_and_channels_last_match_torch():
+    weight = random(3, 1, 3, 3, seed=1)
+    settings = {"padding": 1, "groups": 3}
+    for x in (random(1, 3, 5, 5).expand(4, 3, 5, 5), random(2, 3, 6, 5).to(memory_format=torch.channels_last)):
+        assert_agree(conv(ops.conv2d, **settings), conv(F.conv2d, **settings), x, weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_it_is_right_within_its_roundings_and_the_gradients_keep_the_dtype(dtype):
+    inputs = random(2, 3, 6, 6, dtype=dtype), random(3, 1, 3, 3, dtype=dtype, seed=1), random(3, dtype=dtype, seed=2)
+    assert_within_precision(conv(ops.conv2d, groups=3), conv(F.conv2d, groups=3), *inputs)
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    ops.conv2d(*leaves, groups=3).sum().backward()
+    assert [leaf.grad.dtype for leaf in leaves] == [dtype] * 3
+
+
+def test_only_the_wanted_gradients_are_computed():
+    for wanted in range(3):
+        inputs = [random(16, 2, 4, 4), random(2, 1, 3, 3, seed=1), random(2, seed=2)]
+        theirs = [x.clone().requires_grad_(i == wanted) for i, x in enumerate(inputs)]
+        mine = [x.clone().requires_grad_(i == wanted) for i, x in enumerate(inputs)]
+        F.conv2d(*theirs, groups=2).square().sum().backward()
+        ops.conv2d(*mine, groups=2).square().sum().backward()
+        torch.testing.assert_close(mine[wanted].grad, theirs[wanted].grad)
+        assert [x.grad is None for x in mine] == [i != wanted for i in range(3)]
+
+
+def test_the_output_may_be_changed_in_place_as_with_torch():
+    def added(function):
+        def f(x, weight):
+            y = function(x, weight, groups=3)
+            y += 1
+            return y * y
+
+        return f
+
+    for batch in (2, 16):
+        assert_agree(added(ops.conv2d), added(F.conv2d), random(batch, 3, 5, 5), random(3, 1, 3, 3, seed=1))
+
+
+def test_one_group_a_channel_goes_this_way_and_others_do_not():
+    def node(channels, outputs, groups):
+        x, weight = random(2, channels, 5, 5).requires_grad_(), random(outputs, channels // groups, 3, 3, seed=1)
+        return ops.conv2d(x, weight, groups=groups).grad_fn.name()
+
+    assert node(4, 4, 4) == node(4, 8, 4) == "depthwise_conv2dBackward"
+    assert node(4, 4, 2) == node(4, 4, 1) == node(1, 4, 1) == "conv2dBackward"
+
+
+def test_a_batch_comes_out_with_the_examples_innermost_and_a_few_images_as_they_came_in():
+    weight = random(3, 1, 3, 3, seed=1)
+    assert ops.conv2d(random(16, 3, 5, 5), weight, groups=3).permute(2, 3, 1, 0).is_contiguous()
+    assert ops.conv2d(random(2, 3, 5, 5), weight, groups=3).is_contiguous()
+
+
+def test_a_depthwise_and_a_pointwise_convolution_are_one_of_full_rank_one_kernels():
+    # Howard et al. (2017), section 3.1: the pair is a full convolution whose kernels are products.
+    x, down, across = random(2, 3, 6, 6), random(3, 1, 3, 3, seed=1), random(5, 3, 1, 1, seed=2)
+    full = across * down[:, 0][None]
+    torch.testing.assert_close(ops.conv2d(ops.conv2d(x, down, groups=3), across), F.conv2d(x, full))
+
+
+@pytest.mark.parametrize("batch", [3, 16])
+def test_a_separable_network_is_proven(batch):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.ReLU6(),
+            nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4, bias=False),
+            nn.Hardswish(),
+            nn.Conv2d(4, 8, 5, padding="same", groups=4, padding_mode="reflect"),
+            nn.Conv2d(8, 3, 1),
+            nn.Flatten(),
+            nn.Linear(3 * 16, 4),
+        )
+    proof = prove(model, random(batch, 2, 8, 8))
+    assert proof.passed, proof.verdict
