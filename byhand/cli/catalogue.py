@@ -60,7 +60,16 @@ def list_(
     if kind in (None, "recipes"):
         table(
             ("recipe", "network", "data set", "book", "fast", "best", "source"),
-            [(r["name"], r["network"], r["dataset"], *r["plans"].values(), r["source_accuracy"]) for r in recipes],
+            [
+                (
+                    r["name"],
+                    r["network"],
+                    r["dataset"],
+                    *(r["plans"].get(plan) for plan in ("book", "fast", "best")),
+                    r["source_accuracy"],
+                )
+                for r in recipes
+            ],
             "Recipes, epochs of their plans, accuracy in the source: byhand train RECIPE --plan PLAN",
             numbers=4,
         )

@@ -21,10 +21,8 @@ def prove(
     """
     from byhand import models
 
-    if network is None:
-        chosen = models.FIRST
-    else:
-        chosen = models.NETWORKS if network == "all" else (models.network(network),)
+    several = {None: models.FIRST, "all": models.NETWORKS}
+    chosen = several[network] if network in several else (models.network(str(network)),)
 
     import torch
 

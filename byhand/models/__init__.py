@@ -35,7 +35,7 @@ class Network:
         return constructor(**options)
 
 
-NETWORKS = (
+NETWORKS: tuple[Network, ...] = (
     Network("linear-regression", "linear:linear_regression", (3,), "Linear regression", "D2L 3.1"),
     Network("softmax-regression", "linear:softmax_regression", (1, 28, 28), "Softmax regression", "D2L 3.4"),
     Network("mlp", "perceptron:mlp", (1, 28, 28), "Multilayer perceptron 784-256-128-10", "D2L 4.1"),
