@@ -588,9 +588,9 @@ def test_a_kernel_larger_than_its_input_is_an_error_of_ours():
 
 
 def test_a_layer_without_a_twin_is_named():
-    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Sequential(torch.nn.GELU()))
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Sequential(torch.nn.Mish()))
     for attempt in (library.by_hand, library.prove):
-        with pytest.raises(UnknownLayer, match=r"'1\.0' is a GELU") as error:
+        with pytest.raises(UnknownLayer, match=r"'1\.0' is a Mish") as error:
             attempt(model)
         assert "\n" not in str(error.value)
 

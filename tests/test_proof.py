@@ -245,9 +245,9 @@ def test_code_that_counts_on_a_side_effect_of_inplace_is_reported_as_wrong_and_n
 def test_a_call_without_a_twin_is_named_when_the_model_runs():
     class Unknown(nn.Module):
         def forward(self, x):
-            return F.gelu(x)
+            return F.mish(x)
 
-    assert_refused(UnknownLayer, lambda: prove(Unknown(), random(2, 3)), "gelu()")
+    assert_refused(UnknownLayer, lambda: prove(Unknown(), random(2, 3)), "mish()")
     assert_refused(UnknownLayer, lambda: prove(nn.Sequential(nn.LSTM(2, 2))), "LSTM")
 
 

@@ -11,7 +11,7 @@ An image moved is a view, and padding is written nowhere: a moved image ends at 
 With the batch innermost in memory (``byhand.ops.layout``) the pixels of a row stand side by side, and so do those that
 a row of the output sees, whatever the place and dilation: long runs of neighbours for every multiply-add.
 
-A few rows of some channels go through all places of the kernel while they are in the processor's cache.
+A few rows of the output go through all places of the kernel while they are in the processor's cache.
 
 Source: Howard et al., MobileNets (2017), section 3.1; Sandler et al., MobileNetV2 (2018), section 3.1.
 """
@@ -25,8 +25,7 @@ from torch import Tensor
 from byhand.ops.layout import full_like, is_batch_innermost, preferred
 from byhand.ops.tape import operation
 
-ROW = 1 << 20  # numbers of a row of the output, of as many channels as fit: 4 MB of float32
-BLOCK = 1 << 20  # numbers of the output that go through at once
+BLOCK = 1 << 20  # numbers of the output that go through at once: 4 MB of float32
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,14 @@ def depthwise_conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, row
     wide, C = _wide(x), x.shape[1]
     y = _empty(wide, len(weight), rows.places, columns.places)
     pixels, outputs, kernel = _by_channel(wide, C), _by_channel(y, C), _kernel(weight, wide)
-    for first, last, some in _blocks(outputs):
-        block = outputs[first:last, :, some]
+    for first, last in _blocks(outputs):
+        block = outputs[first:last]
         if bias is None:
             block.zero_()
         else:
-            block.copy_(bias.view(C, -1, 1)[some])
-        for u, v, out, (down, right) in _moved(rows, columns, first, last):
-            block[out].addcmul_(pixels[down, right, some], kernel[u, v, some])
+            block.copy_(bias.view(C, -1, 1))
+        for u, v, out, seen in _moved(rows, columns, first, last):
+            block[out].addcmul_(pixels[seen], kernel[u, v])
     return y.to(x.dtype), (x, weight, rows, columns)
 
 
@@ -98,17 +97,16 @@ def depthwise_conv2d_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, r
     # One number for each example, added up at the end: sums over pixels go along the memory, and over examples not.
     d_kernel = wide.new_zeros(*kernel.shape[:4], len(x)) if needed[1] else None
     blocks = _blocks(g)
-    first, last, some = blocks[0]
-    room = wide.new_empty(g[first:last, :, some].numel() if needed[1] else 0)
-    for first, last, some in blocks:
-        block = g[first:last, :, some]
-        for u, v, out, (down, right) in _moved(rows, columns, first, last):
+    room = wide.new_empty(g[slice(*blocks[0])].numel() if needed[1] else 0)
+    for first, last in blocks:
+        block = g[first:last]
+        for u, v, out, seen in _moved(rows, columns, first, last):
             part = block[out]
             if d_kernel is not None:
-                d_kernel[u, v, some].add_(_sum_of_products(part, pixels[down, right, some], room))
+                d_kernel[u, v].add_(_sum_of_products(part, pixels[seen], room))
             if d_pixels is not None:
                 for k in range(part.shape[3]):
-                    d_pixels[down, right, some].addcmul_(part[:, :, :, k], kernel[u, v, some, k])
+                    d_pixels[seen].addcmul_(part[:, :, :, k], kernel[u, v, :, k])
     return (
         None if d_input is None else d_input.to(x.dtype),
         None if d_kernel is None else d_kernel.sum(4).permute(2, 3, 0, 1).reshape(weight.shape).to(weight.dtype),
@@ -139,7 +137,7 @@ def _sum_of_products(a: Tensor, b: Tensor, room: Tensor) -> Tensor:
     if a.stride(4) == 1:
         products = room[: a.numel()].view(a.shape)
         torch.mul(a, b, out=products)
-        return (room.new_ones(1, h * w) @ products.view(h * w, -1)).view(C, m, B)
+        return (room.new_full((1, h * w), 1.0) @ products.view(h * w, -1)).view(C, m, B)
     products = room[: a.numel()].view(B, C, m, h, w)
     torch.mul(a, b, out=products.permute(3, 4, 1, 2, 0))
     return products.view(B, C, m, h * w).sum(3).permute(1, 2, 0)
@@ -169,19 +167,11 @@ def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
     return x.new_empty(len(x), channels, height, width)
 
 
-def _blocks(outputs: Tensor) -> list[tuple[int, int, slice]]:
-    """First row, the row after the last and the channels of each block of (H', W', C, m, B); on a GPU one has all."""
-    H, W, C, m, B = outputs.shape
-    if outputs.device.type != "cpu":
-        return [(0, H, slice(0, C))]
-    across = max(W * m * B, 1)
-    channels = min(max(ROW // across, 1), C)
-    step = max(BLOCK // (across * channels), 1)
-    return [
-        (first, min(first + step, H), slice(c, c + channels))
-        for c in range(0, C, channels)
-        for first in range(0, H, step)
-    ]
+def _blocks(outputs: Tensor) -> list[tuple[int, int]]:
+    """First row and the row after the last of each block of (H', W', C, m, B): as many as fit, all of them on a GPU."""
+    height = len(outputs)
+    step = max(BLOCK // max(outputs[0].numel(), 1), 1) if outputs.device.type == "cpu" else height
+    return [(first, min(first + step, height)) for first in range(0, height, step)]
 
 
 def _wide(x: Tensor) -> Tensor:
