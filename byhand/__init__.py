@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from byhand import data, models, nn, ops, optim
+    from byhand import data, models, nn, ops, optim, pretrained
     from byhand.errors import ByhandError
     from byhand.jobs import resume, train
     from byhand.nn.hands import by_hand, by_library
@@ -33,7 +33,7 @@ _PLACES = {
     "load_weights": "runs.storage",
     "ByhandError": "errors",
 }
-_MODULES = ("data", "models", "nn", "ops", "optim")
+_MODULES = ("data", "models", "nn", "ops", "optim", "pretrained")
 
 __all__ = [
     "ByhandError",
@@ -48,6 +48,7 @@ __all__ = [
     "nn",
     "ops",
     "optim",
+    "pretrained",
     "prove",
     "resume",
     "save",
