@@ -29,7 +29,7 @@ def run(conditions: Conditions) -> Iterator[Row]:
         data = on(device, conditions.load(recipe(name).dataset))
         seconds, accuracies = [], []
         for seed in range(-1, conditions.rounds):  # the first, -1, warms up
-            took, accuracy = train_and_test(recipe(name), plan, data, "cuda", seed=max(seed, 0))
+            took, accuracy = train_and_test(recipe(name), plan, data, "cuda", seed=max(seed, 0), by_hand=False)
             if seed >= 0:
                 seconds.append(took)
                 accuracies.append(accuracy)
