@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Plain picture formats. Pillow reads others too, and for one (EPS) starts another program on what the file says.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _MAX_BYTES = 1 << 30  # of one file
 
 
@@ -69,7 +69,7 @@ def decode(content: bytes, size: int, channels: int) -> np.ndarray:
     """
     with _told(), Image.open(BytesIO(content), formats=FORMATS) as picture:
         picture.draft(None, (2 * size, 2 * size))
-        flat = _over_white(ImageOps.exif_transpose(picture)).convert("L" if channels == 1 else "RGB")
+        flat = over_white(ImageOps.exif_transpose(picture)).convert("L" if channels == 1 else "RGB")
         pixels = np.asarray(ImageOps.fit(flat, (size, size), Image.Resampling.BILINEAR))
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
@@ -85,7 +85,8 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
-def _over_white(picture: Image.Image) -> Image.Image:
+def over_white(picture: Image.Image) -> Image.Image:
+    """The picture in 8 bits without transparency: 16 bits of grey v as round(v / 257), transparent parts over white."""
     if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip at 255
         wide = np.asarray(picture).astype(np.float32).clip(0, 65535)
         return Image.fromarray((wide / 257).round().astype(np.uint8))

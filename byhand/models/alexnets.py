@@ -6,7 +6,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from byhand.errors import SettingsError, ShapeError
-from byhand.models.linear import check_counts
+from byhand.models.linear import check_counts, check_dropout
 
 
 def check_images(x: Tensor, name: str, in_channels: int, smallest: int) -> None:
@@ -27,13 +27,6 @@ def check_images(x: Tensor, name: str, in_channels: int, smallest: int) -> None:
             f"{name} takes images of at least {smallest} × {smallest} pixels, not {shape[2]} × {shape[3]}; "
             "enlarge them, or build the network with small=True, made for 28 to 64 pixels"
         )
-
-
-def check_dropout(**shares: float) -> None:
-    """Nothing, if each lies in 0..1; else a SettingsError that names it."""
-    for name, share in shares.items():
-        if not (isinstance(share, int | float) and 0 <= share <= 1):
-            raise SettingsError(f"{name}={share!r} must lie in 0..1")
 
 
 def scaled(channels: int, width: float) -> int:

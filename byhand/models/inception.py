@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from byhand.errors import SettingsError
-from byhand.models.alexnets import check_dropout, check_images, scaled
-from byhand.models.linear import check_counts
+from byhand.models.alexnets import check_images, scaled
+from byhand.models.linear import check_counts, check_dropout
 
 
 class GoogLeNetOutputs(NamedTuple):

@@ -12,6 +12,13 @@ def check_counts(**counts: int) -> None:
             raise SettingsError(f"{name}={count!r} must be a whole number of at least 1")
 
 
+def check_dropout(**shares: float) -> None:
+    """Nothing, if each lies in 0..1; else a SettingsError that names it."""
+    for name, share in shares.items():
+        if not (isinstance(share, int | float) and 0 <= share <= 1):
+            raise SettingsError(f"{name}={share!r} must lie in 0..1")
+
+
 def linear_regression(in_features: int = 3, out_features: int = 1) -> nn.Sequential:
     """ŷ = x Wᵀ + b, (B, in_features) -> (B, out_features). in_features + 1 parameters for each output."""
     check_counts(in_features=in_features, out_features=out_features)

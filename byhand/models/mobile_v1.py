@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from byhand.errors import SettingsError, ShapeError
-from byhand.models.linear import check_counts
+from byhand.models.linear import check_counts, check_dropout
 
 # Table 1: output channels and stride of the depthwise separable blocks. The last has stride 1, although the table
 # prints s2 for it: its input and output are both 7 × 7 there.
@@ -65,7 +65,7 @@ class MobileNetV1(nn.Module):
         super().__init__()
         check_counts(num_classes=num_classes, in_channels=in_channels)
         check_factors(width_mult=width_mult, resolution_mult=resolution_mult)
-        check_dropout(dropout)
+        check_dropout(dropout=dropout)
         if resolution_mult > 1:
             raise SettingsError(f"resolution_mult={resolution_mult} must lie in 0..1; give larger images instead")
         self.in_channels, self.resolution_mult = in_channels, resolution_mult
@@ -189,9 +189,3 @@ def check_factors(**factors: float) -> None:
     for name, factor in factors.items():
         if not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
             raise SettingsError(f"{name}={factor!r} must be a number above 0; 1 is the paper's size")
-
-
-def check_dropout(dropout: float) -> None:
-    """Nothing, if it is a probability; else a SettingsError."""
-    if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
-        raise SettingsError(f"dropout={dropout!r} must lie in 0..1")

@@ -6,10 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from byhand.models.linear import check_counts
+from byhand.models.linear import check_counts, check_dropout
 from byhand.models.mobile_v1 import (
     check_batch,
-    check_dropout,
     check_factors,
     check_images,
     conv_norm_activation,
@@ -127,7 +126,7 @@ class MobileNetV3(nn.Module):
         super().__init__()
         check_counts(num_classes=num_classes, in_channels=in_channels)
         check_factors(width_mult=width_mult)
-        check_dropout(dropout)
+        check_dropout(dropout=dropout)
         self.in_channels, self.reduction = in_channels, 8 if small else 32
 
         first, *strides = strides_for([2, *(row.stride for row in rows)], small)

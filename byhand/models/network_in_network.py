@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from byhand.models.alexnets import ImageSequence, check_dropout, scaled
-from byhand.models.linear import check_counts
+from byhand.models.alexnets import ImageSequence, scaled
+from byhand.models.linear import check_counts, check_dropout
 
 
 def mlpconv(

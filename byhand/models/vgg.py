@@ -15,8 +15,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from byhand.models.alexnets import ImageSequence, check_dropout, scaled
-from byhand.models.linear import check_counts
+from byhand.models.alexnets import ImageSequence, scaled
+from byhand.models.linear import check_counts, check_dropout
 
 CHANNELS = (64, 128, 256, 512, 512)  # of the five blocks
 CONVOLUTIONS = {  # of each block, by the number of layers with weights; the letter is the column of the paper's Table 1

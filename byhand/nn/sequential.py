@@ -29,8 +29,8 @@ class Sequential(torch.nn.Sequential):
             layer = layers[place]
             if type(layer) is Linear and _linear_relu(layers[place : place + 2], input):
                 input, taken = stage.linear_relu(input, layer.weight, layer.bias), 2  # type: ignore[arg-type]
-            elif type(layer) is Conv2d and (pool := _conv_relu_avg_pool(layers[place : place + 3], input)):
-                sides = padding_of(layer.padding, layer.stride, layer.dilation, layer.kernel_size)
+            elif type(layer) is Conv2d and (form := _conv_relu_avg_pool(layers[place : place + 3], input)):
+                pool, sides = form
                 padded = pad2d(input, *sides)
                 input = stage.conv_relu_avg_pool(padded, layer.weight, layer.bias, pool)  # type: ignore[arg-type]
                 taken = 3
@@ -52,10 +52,10 @@ def _linear_relu(layers: Sequence[Module | None], x: Tensor) -> bool:
     )
 
 
-def _conv_relu_avg_pool(layers: Sequence[Module | None], x: Tensor) -> int:
-    """The pooling's size if these are what ``stage.conv_relu_avg_pool`` computes, else 0."""
+def _conv_relu_avg_pool(layers: Sequence[Module | None], x: Tensor) -> tuple[int, tuple[int, int, int, int]] | None:
+    """The pooling's size and the padding if these are what ``stage.conv_relu_avg_pool`` computes, else None."""
     if [type(layer) for layer in layers] != [Conv2d, ReLU, AvgPool2d] or any(map(is_watched, layers)):
-        return 0
+        return None
     conv, pooling = layers[0], layers[2]
     assert isinstance(conv, Conv2d)
     assert isinstance(pooling, AvgPool2d)
@@ -64,11 +64,12 @@ def _conv_relu_avg_pool(layers: Sequence[Module | None], x: Tensor) -> int:
     usual = usual and pooling.padding in (0, (0, 0)) and conv.stride == conv.dilation == (1, 1)
     usual = usual and conv.padding_mode == "zeros" and conv.bias is not None
     if not (usual and x.ndim == 4 and x.shape[1] == conv.in_channels and rows.worthwhile(x, conv.groups)):
-        return 0
-    left, right, top, bottom = padding_of(conv.padding, conv.stride, conv.dilation, conv.kernel_size)
+        return None
+    sides = padding_of(conv.padding, conv.stride, conv.dilation, conv.kernel_size)
+    left, right, top, bottom = sides
     height = x.shape[2] + top + bottom - conv.kernel_size[0] + 1
     width = x.shape[3] + left + right - conv.kernel_size[1] + 1
-    return size if height > 0 < width and height % size == width % size == 0 else 0
+    return (size, sides) if height > 0 < width and height % size == width % size == 0 else None
 
 
 def is_watched(layer: Module | None) -> bool:

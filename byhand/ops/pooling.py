@@ -102,8 +102,8 @@ def avg_pool2d_forward(x: Tensor, grid, divisor: Tensor | int):
     # The sum over a window is a sum down its columns, then across: kH + kW additions in place of kH · kW.
     rows, columns = grid
     padded = _padded(x, grid, value=0)
-    down = _sum([padded[:, :, rows.places(u), :] for u in range(rows.kernel)])
-    total = _sum([down[:, :, :, columns.places(v)] for v in range(columns.kernel)])
+    down = sum_of([padded[:, :, rows.places(u), :] for u in range(rows.kernel)])
+    total = sum_of([down[:, :, :, columns.places(v)] for v in range(columns.kernel)])
     return total.div_(divisor), (x.shape, grid, divisor)
 
 
@@ -123,7 +123,7 @@ def avg_pool2d_backward(needed, grad: Tensor, shape: torch.Size, grid, divisor: 
 _avg_pool2d = operation(avg_pool2d_forward, avg_pool2d_backward)
 
 
-def _sum(parts: list[Tensor]) -> Tensor:
+def sum_of(parts: list[Tensor]) -> Tensor:
     """A new tensor with the sum of the parts."""
     if len(parts) == 1:
         return parts[0].clone()

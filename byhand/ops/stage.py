@@ -13,6 +13,7 @@ from torch import Tensor
 from byhand.ops import rows
 from byhand.ops.activations import gate_
 from byhand.ops.linear import linear_backward, linear_forward
+from byhand.ops.pooling import sum_of
 from byhand.ops.tape import operation
 
 BLOCK = 1 << 19  # numbers of the convolution's output that go through at once: 2 MB of float32
@@ -52,8 +53,8 @@ def conv_relu_avg_pool_forward(x: Tensor, weight: Tensor, bias: Tensor, plan: ro
         rows.products(rows.windows(pixels[plan.pixels(first, last)], part), banded, part, out=block)
         block.add_(bias[:, None]).clamp_(min=0)
         places = block.view((last - first) // pool, pool, W // pool, pool, O, B)
-        down = _sum([places[:, u] for u in range(pool)])
-        across = _sum([down[:, :, v] for v in range(pool)])
+        down = sum_of([places[:, u] for u in range(pool)])
+        across = sum_of([down[:, :, v] for v in range(pool)])
         torch.div(across, pool * pool, out=pooled[first // pool : last // pool])
     return pooled.permute(3, 2, 0, 1), (pixels, banded, y, plan, pool)
 
@@ -85,10 +86,3 @@ def _blocks(plan: rows.Plan, pool: int, batch_size: int) -> list[tuple[int, int]
     height, width = plan.places
     step = max(BLOCK // (width * plan.shape[0] * batch_size) // pool, 1) * pool
     return [(first, min(first + step, height)) for first in range(0, height, step)]
-
-
-def _sum(parts: list[Tensor]) -> Tensor:
-    total = parts[0] + parts[1]
-    for part in parts[2:]:
-        total += part
-    return total

@@ -9,10 +9,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from byhand.data.pictures import FORMATS, over_white
 from byhand.errors import DataError
 
-# Plain picture formats. Pillow reads others too, and for one (EPS) starts another program on what the file says.
-_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _DIM = 13  # grey levels, 5 % of 255: what differs less from the ground is no drawing (Xiao et al. crop there)
 _GRAIN = 26  # of ink stretched to 255: what is fainter is paper and JPEG noise, set to black
 _DRAWN = 64  # of ink stretched to 255: the crop looks at nothing fainter, such as a shadow or the blur of an edge
@@ -94,13 +93,13 @@ def _opened(path: Path) -> Image.Image:
             warnings.simplefilter("ignore")
             # Pillow only warns from here on, and raises at twice as many pixels.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as picture:
+            with Image.open(path, formats=FORMATS) as picture:
                 return ImageOps.exif_transpose(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = f"{Image.MAX_IMAGE_PIXELS:,}"
         raise DataError(f"{path} says it has more than {limit} pixels; give a smaller picture") from None
     except Image.UnidentifiedImageError:
-        raise DataError(f"{path} is not a picture; give one of {', '.join(_FORMATS)}") from None
+        raise DataError(f"{path} is not a picture; give one of {', '.join(FORMATS)}") from None
     except OSError as error:
         reason = " ".join(str(error.strerror or error).split())
         raise DataError(f"{path} cannot be read as a picture: {reason}; save it anew") from None
@@ -110,12 +109,7 @@ def _opened(path: Path) -> Image.Image:
 
 def _colour(picture: Image.Image) -> Image.Image:
     """The picture over white, in 8 bits: grey where it is grey, else RGB."""
-    if picture.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip at 255
-        wide = np.asarray(picture).astype(np.float32).clip(0, 65535)
-        return Image.fromarray((wide / 257).round().astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = over_white(picture)
     return picture if picture.mode == "L" else picture.convert("RGB")
 
 

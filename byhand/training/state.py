@@ -12,6 +12,7 @@ from byhand.nn import by_hand, init
 from byhand.nn.hands import is_only_ours
 from byhand.optim import schedules
 from byhand.training.settings import Settings
+from byhand.training.tasks import CLASSIFICATION, correct_of
 
 COUNTED_AT_ONCE = 8  # batches
 FORMAT = 1  # of the dict that is saved; another number is another meaning
@@ -78,7 +79,7 @@ class State:
         """Bring ``correct`` up to the last batch that was noted."""
         if self.uncounted:
             outputs, labels = (torch.cat(part) for part in zip(*self.uncounted, strict=True))
-            self.correct += int((outputs.argmax(1) == labels).sum())
+            self.correct += int(correct_of(CLASSIFICATION, outputs, labels))
             self.counted += len(labels)
             self.uncounted = []
 
