@@ -63,7 +63,7 @@ class Training:
     @property
     def interrupted(self) -> bool:
         """Whether the training was asked to stop before its last epoch."""
-        return self.state.epoch < self.state.settings.epochs
+        return not self.state.ended
 
     def finish(self) -> dict[str, Any]:
         """Measure the final weights once, write them and result.json; the result.
@@ -74,6 +74,7 @@ class Training:
             raise RunError(
                 f"{self.run.path} has {self.state.epoch} of {self.state.settings.epochs} epochs; go on with resume"
             )
+        self.state.take_best()
         settings, kept = self.state.settings, self.state.kept
         self.run.save_weights(kept.state_dict())
         measured = evaluate(kept, self.data.test_images, self.data.test_labels, settings, self.task)
@@ -240,7 +241,7 @@ def _result(run: Run, task: str, measured: Measured, settings: Settings, seconds
     result: dict[str, Any] = {"recipe": record["recipe"], "plan": record["plan"], "seed": settings.seed}
     if task != REGRESSION:
         result["accuracy"] = measured.accuracy
-    result |= {"loss": measured.loss, "epochs": settings.epochs, "seconds": round(seconds, 3), "run": str(run.path)}
+    result |= {"loss": measured.loss, "epochs": len(run.history()), "seconds": round(seconds, 3), "run": str(run.path)}
     result["measured_on"] = "held-out training examples" if settings.hold_out else "test set"
     return result
 

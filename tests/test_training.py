@@ -883,7 +883,7 @@ def test_nothing_is_left_of_a_training_whose_first_checkpoint_cannot_be_written(
         ({"hold_out": 0.001}, "hold-out fraction 0.001"),
         ({"dropout": 0.5}, "takes no option 'dropout'"),
         ({"lr": -1}, "lr=-1"),
-        ({"colour": 1}, "unknown setting 'colour'"),
+        ({"brightness": 1}, "unknown setting 'brightness'"),
         ({"device": "gpu"}, "device='gpu' must be auto, cpu or cuda"),
         ({"preparation": Preparation(size=5, fit="pad")}, "cannot be padded evenly"),
         ({"preparation": Preparation()}, "lenet5 does not take examples of 1 × 8 × 8: "),

@@ -26,7 +26,10 @@ def evaluate(
     task: str = CLASSIFICATION,
     batch_size: int = 250,  # as much as stays in a processor's cache
 ) -> Measured:
-    """The loss and accuracy of a network over all the given examples, in the hand of the settings; its mode is kept."""
+    """The loss and accuracy of a network over all the given examples, in the hand of the settings; its mode is kept.
+
+    Always in float32: mixed precision is for training.
+    """
     device = next(model.parameters()).device
     training, plain = model.training, settings.replace(label_smoothing=0.0)
     model.eval()
@@ -35,7 +38,10 @@ def evaluate(
     with torch.no_grad():
         for batch, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
             targets = targets.to(device)
-            outputs = network(settings.preparation(batch.to(device)))
+            inputs = settings.prepared(batch.to(device))
+            outputs = network(inputs)
+            if settings.test_flip and inputs.ndim == 4:
+                outputs = (outputs + network(inputs.flip(3))) / 2
             loss += float(loss_of(task, outputs, targets, plain)) * len(targets)
             correct += int(correct_of(task, outputs, targets))
     model.train(training)

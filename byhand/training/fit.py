@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from byhand.data import augment
+from byhand.data import augment, colour, cutting, mixing
 from byhand.data.arrays import Dataset
+from byhand.data.preparation import each
 from byhand.errors import RunError
 from byhand.training.evaluate import Measured, evaluate
 from byhand.training.memory import keep_buffers
@@ -44,7 +45,7 @@ class Epoch:
 
 
 def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epoch]:
-    """Train until ``settings.epochs`` are done, yielding one record after each.
+    """Train until ``settings.epochs`` are done, or ``patience`` is at its end, yielding one record after each epoch.
 
     Leave the loop, or set ``state.stop``, to end early: the state can be saved at any such point, and goes on bit for
     bit. Where examples are held out, they stand in the place of the test set (``Dataset.hold_out``) and are measured
@@ -63,7 +64,7 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
             f"no place in epochs of {steps_per_epoch} steps; it began with other data or settings"
         )
     step = step_for(state, task)
-    while state.epoch < settings.epochs:
+    while not state.ended:
         if state.position == 0:
             state.begin_epoch()
         state.order.set_state(state.before_epoch)  # of an epoch that goes on, the permutation is drawn again
@@ -73,8 +74,10 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
         for batch in order.split(settings.batch_size)[state.position :]:
             lr = lr_at(settings, state.step, steps_per_epoch)
             # index_select, as images[batch] takes six times as long on a CPU
-            inputs = changed(images.index_select(0, batch), settings, state.changes)
-            step(inputs, labels.index_select(0, batch), lr)
+            picked, targets = images.index_select(0, batch), labels.index_select(0, batch)
+            picked = changed(picked, settings, state.changes)
+            picked, targets = mixed(picked, targets, len(data.class_names), settings, state.changes)
+            step(settings.prepared(picked), targets, lr)
             state.position, state.step, state.seen = state.position + 1, state.step + 1, state.seen + len(batch)
             state.average()
             state.seconds = before + time.perf_counter() - started
@@ -84,13 +87,18 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
         step.settle()
         state.seconds = before + time.perf_counter() - started
         state.epoch, state.position = state.epoch + 1, 0
-        yield _record(state, data, task, lr_at(settings, state.step - 1, steps_per_epoch))
+        epoch = _record(state, data, task, lr_at(settings, state.step - 1, steps_per_epoch))
+        state.judge(epoch.validation_loss, epoch.validation_accuracy)
+        yield epoch
         if state.stop:
             return
 
 
 def changed(images: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
-    """The batch as the network takes it in training: each image fitted, changed at random, then float."""
+    """The images of a batch at the network's size, each changed at random as the settings say; still uint8.
+
+    What is not uint8 (the features of a regression) comes back as it is.
+    """
     if images.dtype != torch.uint8:
         return images
     images = settings.preparation.fitted(images)
@@ -100,7 +108,30 @@ def changed(images: Tensor, settings: Settings, generator: torch.Generator) -> T
         images = augment.random_affine(images, settings.rotate, settings.zoom, settings.move, generator=generator)
     if settings.shift:
         images = augment.random_shift(images, settings.shift, generator)
-    return settings.preparation(images)
+    if settings.crop:
+        images = cutting.random_resized_crop(images, scale=(settings.crop, 1.0), generator=generator)
+    if settings.colour:
+        amounts = (settings.colour,) * 3
+        images = colour.colour_jitter(images, *amounts, generator=generator)
+    if settings.cutout:
+        mean = [255 * value for value in each(settings.preparation.mean)]
+        images = cutting.cutout(images, settings.cutout, mean, generator=generator)
+    if settings.erase:
+        images = cutting.random_erasing(images, settings.erase, generator=generator)
+    return images
+
+
+def mixed(
+    images: Tensor, targets: Tensor, num_classes: int, settings: Settings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The batch after mixup or CutMix, then with targets (B, num_classes); as it came where neither is asked for."""
+    if images.dtype != torch.uint8 or not (settings.mixup or settings.cutmix):
+        return images, targets
+    both = settings.mixup and settings.cutmix
+    coin = float(torch.rand((), generator=generator)) if both else 0.0
+    if settings.mixup and coin < 0.5:
+        return mixing.mixup(images, targets, num_classes, settings.mixup, generator=generator)
+    return mixing.cutmix(images, targets, num_classes, settings.cutmix, generator=generator)
 
 
 def _record(state: State, data: Dataset, task: str, lr: float) -> Epoch:

@@ -4,15 +4,28 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from byhand.data.preparation import Preparation, is_finite
 from byhand.errors import SettingsError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "one-cycle", "step", "exponential")
 INITS = ("default", "normal")
 DIVISORS = ("batch", "batch_size")
+SWITCHES = (
+    "nesterov",
+    "decay_all",
+    "flip",
+    "test_flip",
+    "running_metrics",
+    "by_hand",
+    "channels_last",
+    "mixed_precision",
+)
 MOST_THREADS = 1024  # the thread library ends the process where the system cannot start as many as it is asked for
 
 
@@ -22,23 +35,35 @@ class Settings:
 
     What is learned: ``epochs`` passes in batches of ``batch_size``; ``optimizer`` with ``lr`` (its highest),
     ``momentum`` (SGD; Nesterov's where it is above 0 and ``nesterov``), ``beta2`` (Adam), ``weight_decay`` (L2;
-    decoupled in adamw); ``schedule`` of the lr over all steps: constant, cosine to 0, one-cycle (up to lr over the
+    decoupled in adamw; on weights of two and more axes alone, not on biases and the scales of normalisation, unless
+    ``decay_all``); ``clip``: gradients are scaled down to this L2 norm of all of them together where it is above 0;
+    ``schedule`` of the lr over all steps: constant, cosine to 0, one-cycle (up to lr over the
     share ``rise`` of the steps, then down, Smith 2018), step (× ``gamma`` every ``step_epochs`` epochs) or exponential
     (× ``gamma`` every epoch), after ``warm_up`` epochs of linear rise; ``label_smoothing`` ε; ``dropout`` where the
     network takes it; ``ema`` d: the weights kept are the running mean w̄ ← d w̄ + (1 − d) w, with smaller d in the
-    first steps.
+    first steps. ``patience``: the training ends after so many epochs without a better accuracy (of a regression: loss)
+    on the held-out examples, and the weights of the best epoch are kept; 0 goes on to the end and keeps the last.
 
     What is changed in each image, anew in each epoch: ``flip`` left to right, ``rotate`` ± degrees, ``zoom`` ± a share,
-    ``move`` ± pixels (with fractions), ``shift`` ± whole pixels.
+    ``move`` ± pixels (with fractions), ``shift`` ± whole pixels (padding and cropping), ``crop``: a random rectangle of
+    at least this share of the area, at the size of the image; ``colour``: brightness, contrast and saturation ± a
+    share; ``erase``: the probability of a random rectangle of noise; ``cutout``: the side of a square of the mean
+    colour in pixels. ``mixup`` and ``cutmix`` are the α of the Beta distribution that two images of the batch are mixed
+    by; with both, each batch takes one of them by a coin; accuracy while training then counts the label of the larger share.
 
     ``init``: torch's own, or the source's ``normal``: weights N(0, 0.01²), biases 0. ``divide_by``: the gradient is the
     mean over the batch, or with ``batch_size`` the sum over the batch divided by the fixed batch size, as the source's
     sgd does: its last, smaller batch then counts less. ``running_metrics``: report the training loss and accuracy that
     were summed up while the last epoch ran, as the source does, in place of those of the final weights.
 
+    ``test_flip``: where the network is measured, the mean of the logits of each image and of its mirror image.
+
     How it is run: ``seed``; ``hold_out``, a share of the training images that is measured on in place of the test set;
     ``by_hand``, on a CPU the faster hand for the networks of chapters 3 to 6, or False: torch's layers, loss and
-    optimizer (plan book); ``device`` (auto, cpu, cuda); ``threads`` (0: as torch finds them).
+    optimizer; ``accumulate``: each batch goes through the network in so many parts, whose gradients are added, for less
+    memory (batch normalisation then sees the parts); ``channels_last``, the order of maps in memory, and
+    ``mixed_precision``, bfloat16 where torch's autocast has it, are of the library's hand alone; ``device`` (auto, cpu,
+    cuda); ``threads`` (0: as torch finds them).
     """
 
     epochs: int
@@ -49,6 +74,8 @@ class Settings:
     beta2: float = 0.999
     nesterov: bool = False
     weight_decay: float = 0.0
+    decay_all: bool = True
+    clip: float = 0.0
     schedule: str = "constant"
     rise: float = 0.3
     warm_up: float = 0.0
@@ -57,11 +84,19 @@ class Settings:
     label_smoothing: float = 0.0
     dropout: float = 0.0
     ema: float = 0.0
+    patience: int = 0
     flip: bool = False
     rotate: float = 0.0
     zoom: float = 0.0
     move: float = 0.0
     shift: int = 0
+    crop: float = 0.0
+    colour: float = 0.0
+    erase: float = 0.0
+    cutout: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    test_flip: bool = False
     init: str = "default"
     divide_by: str = "batch"
     running_metrics: bool = False
@@ -69,22 +104,27 @@ class Settings:
     seed: int = 0
     hold_out: float = 0.0
     by_hand: bool = True
+    accumulate: int = 1
+    channels_last: bool = False
+    mixed_precision: bool = False
     device: str = "auto"
     threads: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "step_epochs"):
+        for name in ("epochs", "batch_size", "step_epochs", "accumulate"):
             _whole(name, getattr(self, name), 1)
-        _whole("shift", self.shift, 0)
+        for name in ("shift", "cutout", "patience"):
+            _whole(name, getattr(self, name), 0)
         _whole("seed", self.seed, 0, 2**63 - 1)
         _whole("threads", self.threads, 0, MOST_THREADS)
         _within("lr", self.lr, 0, math.inf, open_below=True)
-        for name in ("weight_decay", "warm_up", "rotate", "move"):
+        for name in ("weight_decay", "clip", "warm_up", "rotate", "move", "mixup", "cutmix"):
             _within(name, getattr(self, name), 0, math.inf)
         _within("gamma", self.gamma, 0, math.inf, open_below=True)
-        _within("label_smoothing", self.label_smoothing, 0, 1)
+        for name in ("label_smoothing", "crop", "erase"):
+            _within(name, getattr(self, name), 0, 1)
         _within("rise", self.rise, 0, 1, open_below=True, open_above=True)
-        for name in ("momentum", "beta2", "dropout", "ema", "zoom", "hold_out"):
+        for name in ("momentum", "beta2", "dropout", "ema", "zoom", "colour", "hold_out"):
             _within(name, getattr(self, name), 0, 1, open_above=True)
         for name, known in (
             ("optimizer", OPTIMIZERS),
@@ -94,9 +134,13 @@ class Settings:
         ):
             if getattr(self, name) not in known:
                 raise unknown_name(name, str(getattr(self, name)), known)
-        for name in ("nesterov", "flip", "running_metrics", "by_hand"):
+        for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name}={getattr(self, name)!r} must be True or False")
+        if self.patience and not self.hold_out:
+            raise SettingsError(f"patience={self.patience} looks at held-out examples; give hold_out, such as 0.1")
+        if self.mixed_precision and self.by_hand:
+            raise SettingsError("mixed_precision=True is of the library's hand; give by_hand=False with it")
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", self.device):
             raise SettingsError(f"device={self.device!r} must be auto, cpu or cuda (cuda:1 for the second of several)")
         if not isinstance(self.preparation, Preparation):
@@ -109,6 +153,15 @@ class Settings:
             if name not in known:
                 raise unknown_name("setting", name, known)
         return dataclasses.replace(self, **changes)
+
+    def prepared(self, images: "Tensor") -> "Tensor":
+        """The float batch as the network takes it: prepared, and in the order in memory that the settings ask for."""
+        images = self.preparation(images)
+        if self.channels_last and not self.by_hand and images.ndim == 4:
+            import torch
+
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
 
     def record(self) -> dict[str, Any]:
         """The settings as plain values, for recipe.json."""

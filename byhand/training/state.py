@@ -28,6 +28,8 @@ class State:
 
     def __init__(self, model: nn.Module, settings: Settings, device: torch.device) -> None:
         self.library = model.to(device)  # what is saved: both hands share its parameters
+        if settings.channels_last and not settings.by_hand:
+            self.library.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = by_hand(self.library) if settings.by_hand else self.library
         self.only_ours = settings.by_hand and is_only_ours(self.model)  # then our own tape leads back, not autograd
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -43,6 +45,7 @@ class State:
         self.uncounted: list[tuple[Tensor, Tensor]] = []
         self.seconds = 0.0
         self.stop = False
+        self.best: dict[str, Any] | None = None  # with patience: epoch, score and weights of the best epoch by now
 
     @classmethod
     def new(cls, build, settings: Settings, device: torch.device) -> "State":
@@ -57,6 +60,27 @@ class State:
     def kept(self) -> nn.Module:
         """The network to evaluate and to keep: the running mean of the weights where the settings ask for one."""
         return self.library if self.mean is None else self.mean
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last epoch is done, or patience is at its end."""
+        patience = self.settings.patience
+        waited = self.epoch - self.best["epoch"] if patience and self.best else 0
+        return self.epoch >= self.settings.epochs or waited >= max(patience, 1)
+
+    def judge(self, loss: float | None, accuracy: float | None) -> None:
+        """With patience: keep this epoch's weights where it did better on the held-out examples than all before."""
+        if not self.settings.patience or loss is None:
+            return
+        score = -loss if accuracy is None else accuracy
+        if self.best is None or score > self.best["score"]:
+            weights = {name: value.clone() for name, value in self.kept.state_dict().items()}
+            self.best = {"epoch": self.epoch, "score": score, "weights": weights}
+
+    def take_best(self) -> None:
+        """At the end: the network to keep gets the weights of the best epoch, where patience kept them."""
+        if self.best is not None:
+            self.kept.load_state_dict(self.best["weights"])
 
     def average(self) -> None:
         """Move the running mean towards the weights: w̄ ← d w̄ + (1 − d) w, d = min(ema, (1 + t) / (10 + t))."""
@@ -100,6 +124,7 @@ class State:
             "format": FORMAT,
             "model": self.library.state_dict(),
             "mean": None if self.mean is None else self.mean.state_dict(),
+            "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "generators": {
                 # Within an epoch its permutation must be drawn again; between two the next one is to come.
@@ -123,6 +148,7 @@ class State:
             self.library.load_state_dict(saved["model"])
             if self.mean is not None:
                 self.mean.load_state_dict(saved["mean"])
+            self.best = saved.get("best")
             self.optimizer.load_state_dict(saved["optimizer"])
             generators = saved["generators"]
             self.before_epoch = generators["order"]
@@ -177,17 +203,20 @@ def initialise_normal(model: nn.Module) -> None:
 
 def _optimizer(model: nn.Module, settings: Settings, device: torch.device):
     family: Any = optim if settings.by_hand else torch.optim
+    groups = _groups(model, settings)
     # One kernel for all weights, which takes its lr from a tensor: what a step that never waits needs.
     how = {"fused": True} if device.type != "cpu" and not settings.by_hand else {}
     if settings.optimizer == "sgd":
-        return family.SGD(
-            model.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov and settings.momentum > 0,
-            weight_decay=settings.weight_decay,
-            **how,
-        )
+        nesterov = settings.nesterov and settings.momentum > 0
+        return family.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, **how)
     kind = family.AdamW if settings.optimizer == "adamw" else family.Adam
-    betas = (0.9, settings.beta2)
-    return kind(model.parameters(), lr=settings.lr, betas=betas, weight_decay=settings.weight_decay, **how)
+    return kind(groups, lr=settings.lr, betas=(0.9, settings.beta2), **how)
+
+
+def _groups(model: nn.Module, settings: Settings) -> list[dict[str, Any]]:
+    """The parameters by their weight decay; unless all decay, biases and scales of normalisation have none."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decaying = [parameter for parameter in parameters if settings.decay_all or parameter.ndim > 1]
+    others = [parameter for parameter in parameters if not (settings.decay_all or parameter.ndim > 1)]
+    groups = [{"params": decaying, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from byhand.errors import NonFiniteLoss
 from byhand.ops.tape import Tape
+from byhand.optim.clipping import clip_gradients
 from byhand.training.state import State
 from byhand.training.tasks import CLASSIFICATION, correct_of, loss_of
 
@@ -22,29 +23,53 @@ class Step:
     """
 
     def __init__(self, state: State, task: str) -> None:
-        self.state, self.task = state, task
+        self.state, self.task, self.lr = state, task, 0.0
 
     def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
-        state, optimizer = self.state, self.state.optimizer
-        for group in optimizer.param_groups:
+        self.lr = lr
+        for group in self.state.optimizer.param_groups:
             group["lr"] = lr
+        self.compute(inputs, targets)
+
+    def compute(self, inputs: Tensor, targets: Tensor) -> None:
+        """The step itself: gradients of all parts of the batch, then the optimizer."""
+        state, settings = self.state, self.state.settings
+        share = len(targets) / settings.batch_size if settings.divide_by == "batch_size" else 1.0
+        state.optimizer.zero_grad()
+        parts = zip(inputs.chunk(settings.accumulate), targets.chunk(settings.accumulate), strict=True)
+        for part, its_targets in parts:
+            self.add_gradients(part, its_targets, share * len(part) / len(inputs))
+        if settings.clip:
+            clip_gradients(state.trained, settings.clip)
+        state.optimizer.step()
+
+    def add_gradients(self, inputs: Tensor, targets: Tensor, share: float) -> None:
+        """Add to the gradients those of ``share`` times the mean loss; the loss is seen before that."""
+        state = self.state
         tape = Tape(state.trained) if state.only_ours else None
-        with tape or nullcontext():
+        with tape or nullcontext(), self.precision():
             outputs = state.model(inputs)
             loss = loss_of(self.task, outputs, targets, state.settings)
-        value = float(loss.detach())
-        self.check(value, f"step {state.position + 1}", lr)
-        share = share_of(state, targets)
+        self.see(loss.detach(), outputs.detach(), targets)
         if tape is None:
-            optimizer.zero_grad()
             loss.backward(torch.full_like(loss, share))
-        else:
-            for parameter, grad in zip(state.trained, tape.gradients(loss, share), strict=True):
-                parameter.grad = grad
-        optimizer.step()
-        state.loss_sum += value * len(targets)
+            return
+        for parameter, grad in zip(state.trained, tape.gradients(loss, share), strict=True):
+            parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+
+    def precision(self):
+        """bfloat16 for products and convolutions where the settings ask for mixed precision (Micikevicius 2018)."""
+        if not self.state.settings.mixed_precision:
+            return nullcontext()
+        return torch.autocast(self.state.device.type, torch.bfloat16)
+
+    def see(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """Look at what a part of the batch gave, and add it to the sums of the epoch."""
+        value = float(loss)
+        self.check(value, f"step {self.state.position + 1}", self.lr)
+        self.state.loss_sum += value * len(targets)
         if self.task == CLASSIFICATION:
-            state.count(outputs.detach(), targets)
+            self.state.count(outputs, targets)
 
     def settle(self) -> None:
         """Bring the sums of the state up to date."""
@@ -68,17 +93,17 @@ class DeviceStep(Step):
 
     def __init__(self, state: State, task: str) -> None:
         super().__init__(state, task)
-        self.lr, self.total, self.worst = (torch.zeros((), device=state.device) for _ in range(3))
+        self.lr_on_device, self.total, self.worst = (torch.zeros((), device=state.device) for _ in range(3))
         self.right = torch.zeros((), dtype=torch.int64, device=state.device)
         for group in state.optimizer.param_groups:
-            group["lr"] = self.lr
-        self.warm, self.last_lr = 0, 0.0
+            group["lr"] = self.lr_on_device
+        self.warm = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.held: tuple[Tensor, Tensor] | None = None  # the batch that the graph reads
 
     def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
-        self.lr.fill_(lr)
-        self.last_lr = lr
+        self.lr = lr
+        self.lr_on_device.fill_(lr)
         whole = len(targets) == self.state.settings.batch_size
         if self.state.device.type != "cuda" or not whole:
             self.compute(inputs, targets)
@@ -100,14 +125,7 @@ class DeviceStep(Step):
                 held.copy_(new)
             self.graph.replay()
 
-    def compute(self, inputs: Tensor, targets: Tensor) -> None:
-        """The step itself: it moves the weights and the sums, and asks for nothing."""
-        state = self.state
-        state.optimizer.zero_grad()
-        outputs = state.model(inputs)
-        loss = loss_of(self.task, outputs, targets, state.settings)
-        loss.backward(torch.full_like(loss, share_of(state, targets)))
-        state.optimizer.step()
+    def see(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
         with torch.no_grad():
             self.total += loss * len(targets)
             self.worst.copy_(torch.maximum(self.worst, loss))  # which keeps a NaN
@@ -115,7 +133,7 @@ class DeviceStep(Step):
                 self.right += correct_of(self.task, outputs, targets)
 
     def settle(self) -> None:
-        self.check(float(self.worst), "some step", self.last_lr)
+        self.check(float(self.worst), "some step", self.lr)
         self.state.loss_sum += float(self.total)
         self.state.correct += int(self.right)
         self.state.counted = self.state.seen
@@ -126,9 +144,3 @@ class DeviceStep(Step):
 def step_for(state: State, task: str) -> Step:
     """The step for the device of a training: on a GPU, by library, the one that does not wait."""
     return DeviceStep(state, task) if state.device.type != "cpu" and not state.settings.by_hand else Step(state, task)
-
-
-def share_of(state: State, targets: Tensor) -> float:
-    """What the gradient of the mean loss is multiplied by: 1, or as in the source the batch's share of a whole one."""
-    settings = state.settings
-    return len(targets) / settings.batch_size if settings.divide_by == "batch_size" else 1.0

@@ -21,7 +21,12 @@ def loss_of(task: str, outputs: Tensor, targets: Tensor, settings: Settings) -> 
 
 
 def correct_of(task: str, outputs: Tensor, targets: Tensor) -> Tensor:
-    """How many of the batch have their largest logit at the label, int64 (); 0 for a regression."""
+    """How many of the batch have their largest logit at the label, int64 (); 0 for a regression.
+
+    Of a distribution over the classes, (B, num_classes), the label is the class with the largest share.
+    """
     if task == CLASSIFICATION:
+        if targets.ndim == 2:
+            targets = targets.argmax(1)
         return (outputs.argmax(1) == targets).sum()
     return torch.zeros((), dtype=torch.int64, device=outputs.device)
