@@ -10,6 +10,7 @@ from byhand.recipes.fashion_mnist import (
     SOFTMAX_FASHION,
 )
 from byhand.recipes.mnist import LENET5_MNIST
+from byhand.recipes.modern_fashion import MODERN_FASHION
 from byhand.recipes.recipe import Plan, Recipe
 from byhand.recipes.synthetic_linear import LINEAR_REGRESSION
 
@@ -24,6 +25,7 @@ RECIPES = (
     LENET5_FASHION,
     LENET5_DIGITS,
     LENET5_BN_FASHION,
+    *MODERN_FASHION,
 )
 DEFAULT = LENET5_DIGITS  # needs no data but the embedded
 

@@ -49,7 +49,7 @@ class Settings:
     at least this share of the area, at the size of the image; ``colour``: brightness, contrast and saturation ± a
     share; ``erase``: the probability of a random rectangle of noise; ``cutout``: the side of a square of the mean
     colour in pixels. ``mixup`` and ``cutmix`` are the α of the Beta distribution that two images of the batch are mixed
-    by; with both, each batch takes one of them by a coin; accuracy while training then counts the label of the larger share.
+    by; with both, each batch takes one of them by a coin; accuracy while training counts the label of the larger share.
 
     ``init``: torch's own, or the source's ``normal``: weights N(0, 0.01²), biases 0. ``divide_by``: the gradient is the
     mean over the batch, or with ``batch_size`` the sum over the batch divided by the fixed batch size, as the source's
