@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "cosine", "one-cycle", "step", "exponential")
+SCHEDULES = ("constant", "cosine", "one-cycle", "step", "milestones", "exponential")
 INITS = ("default", "normal")
 DIVISORS = ("batch", "batch_size")
 SWITCHES = (
@@ -37,12 +38,13 @@ class Settings:
     ``momentum`` (SGD; Nesterov's where it is above 0 and ``nesterov``), ``beta2`` (Adam), ``weight_decay`` (L2;
     decoupled in adamw; on weights of two and more axes alone, not on biases and the scales of normalisation, unless
     ``decay_all``); ``clip``: gradients are scaled down to this L2 norm of all of them together where it is above 0;
-    ``schedule`` of the lr over all steps: constant, cosine to 0, one-cycle (up to lr over the
-    share ``rise`` of the steps, then down, Smith 2018), step (× ``gamma`` every ``step_epochs`` epochs) or exponential
-    (× ``gamma`` every epoch), after ``warm_up`` epochs of linear rise; ``label_smoothing`` ε; ``dropout`` where the
-    network takes it; ``ema`` d: the weights kept are the running mean w̄ ← d w̄ + (1 − d) w, with smaller d in the
-    first steps. ``patience``: the training ends after so many epochs without a better accuracy (of a regression: loss)
-    on the held-out examples, and the weights of the best epoch are kept; 0 goes on to the end and keeps the last.
+    ``schedule`` of the lr over all steps: constant, cosine to 0, one-cycle (up to lr over the share ``rise`` of the
+    steps, then down, Smith 2018), step (× ``gamma`` every ``step_epochs`` epochs), milestones (× ``gamma`` at each of
+    the ``milestones``, shares of the steps) or exponential (× ``gamma`` every epoch), after ``warm_up`` epochs of
+    linear rise; ``label_smoothing`` ε; ``dropout`` where the network takes it; ``ema`` d: the weights kept are the
+    running mean w̄ ← d w̄ + (1 − d) w, with smaller d in the first steps. ``patience``: the training ends after so
+    many epochs without a better accuracy (of a regression: loss) on the held-out examples, and the weights of the best
+    epoch are kept; 0 goes on to the end and keeps the last.
 
     What is changed in each image, anew in each epoch: ``flip`` left to right, ``rotate`` ± degrees, ``zoom`` ± a share,
     ``move`` ± pixels (with fractions), ``shift`` ± whole pixels (padding and cropping), ``crop``: a random rectangle of
@@ -81,6 +83,7 @@ class Settings:
     warm_up: float = 0.0
     gamma: float = 0.1
     step_epochs: int = 1
+    milestones: Sequence[float] = ()
     label_smoothing: float = 0.0
     dropout: float = 0.0
     ema: float = 0.0
@@ -137,6 +140,14 @@ class Settings:
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name}={getattr(self, name)!r} must be True or False")
+        for share in self.milestones:
+            _within("milestones", share, 0, 1, open_below=True, open_above=True)
+        object.__setattr__(self, "milestones", tuple(self.milestones))  # from a record it comes as a list
+        if (self.schedule == "milestones") != bool(self.milestones):
+            raise SettingsError(
+                f"milestones={self.milestones} with schedule={self.schedule!r}; the schedule 'milestones' needs some, "
+                "such as (0.5, 0.75), and no other takes any"
+            )
         if self.patience and not self.hold_out:
             raise SettingsError(f"patience={self.patience} looks at held-out examples; give hold_out, such as 0.1")
         if self.mixed_precision and self.by_hand:

@@ -182,6 +182,9 @@ def lr_at(settings: Settings, step: int, steps_per_epoch: int) -> float:
             return settings.lr * schedules.one_cycle(done, span, settings.rise) if span > 1 else settings.lr
         case "step":
             return settings.lr * schedules.step_decay(done, settings.step_epochs * steps_per_epoch, settings.gamma)
+        case "milestones":
+            passed = sum(done >= round(share * span) for share in settings.milestones)
+            return settings.lr * settings.gamma**passed
         case _:
             return settings.lr * schedules.exponential(done // steps_per_epoch, settings.gamma)
 
