@@ -31,6 +31,10 @@ class Settings:
     What is changed in each image, anew in each epoch: ``flip`` left to right, ``rotate`` ± degrees, ``zoom`` ± a share,
     ``move`` ± pixels (with fractions), ``shift`` ± whole pixels.
 
+    What of a network with weights of others' moves: with ``freeze`` the head alone, while normalisation in the body
+    keeps its running statistics; else the body by the share ``body_lr`` of the lr. Heads are what
+    ``byhand.models.weights.heads_of`` says.
+
     ``init``: torch's own, or the source's ``normal``: weights N(0, 0.01²), biases 0. ``divide_by``: the gradient is the
     mean over the batch, or with ``batch_size`` the sum over the batch divided by the fixed batch size, as the source's
     sgd does: its last, smaller batch then counts less. ``running_metrics``: report the training loss and accuracy that
@@ -62,6 +66,8 @@ class Settings:
     zoom: float = 0.0
     move: float = 0.0
     shift: int = 0
+    freeze: bool = False
+    body_lr: float = 1.0
     init: str = "default"
     divide_by: str = "batch"
     running_metrics: bool = False
@@ -83,6 +89,7 @@ class Settings:
             _within(name, getattr(self, name), 0, math.inf)
         _within("gamma", self.gamma, 0, math.inf, open_below=True)
         _within("label_smoothing", self.label_smoothing, 0, 1)
+        _within("body_lr", self.body_lr, 0, 1)
         _within("rise", self.rise, 0, 1, open_below=True, open_above=True)
         for name in ("momentum", "beta2", "dropout", "ema", "zoom", "hold_out"):
             _within(name, getattr(self, name), 0, 1, open_above=True)
@@ -94,9 +101,11 @@ class Settings:
         ):
             if getattr(self, name) not in known:
                 raise unknown_name(name, str(getattr(self, name)), known)
-        for name in ("nesterov", "flip", "running_metrics", "by_hand"):
+        for name in ("nesterov", "flip", "freeze", "running_metrics", "by_hand"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name}={getattr(self, name)!r} must be True or False")
+        if self.freeze and self.body_lr != 1:
+            raise SettingsError(f"freeze=True and body_lr={self.body_lr}: a body that stands still has no lr; give one")
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", self.device):
             raise SettingsError(f"device={self.device!r} must be auto, cpu or cuda (cuda:1 for the second of several)")
         if not isinstance(self.preparation, Preparation):

@@ -11,6 +11,7 @@ from byhand.errors import RunError
 from byhand.nn import by_hand, init
 from byhand.nn.hands import is_only_ours
 from byhand.optim import schedules
+from byhand.training.groups import freeze_body, keep_statistics, parameter_groups
 from byhand.training.settings import Settings
 from byhand.training.tasks import CLASSIFICATION, correct_of
 
@@ -28,6 +29,8 @@ class State:
 
     def __init__(self, model: nn.Module, settings: Settings, device: torch.device) -> None:
         self.library = model.to(device)  # what is saved: both hands share its parameters
+        if settings.freeze:
+            freeze_body(self.library)
         self.model = by_hand(self.library) if settings.by_hand else self.library
         self.only_ours = settings.by_hand and is_only_ours(self.model)  # then our own tape leads back, not autograd
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -58,6 +61,12 @@ class State:
         """The network to evaluate and to keep: the running mean of the weights where the settings ask for one."""
         return self.library if self.mean is None else self.mean
 
+    def train(self) -> None:
+        """Put the network into training mode, but for the normalisation of a body that stands still."""
+        self.model.train()
+        if self.settings.freeze:
+            keep_statistics(self.model)
+
     def average(self) -> None:
         """Move the running mean towards the weights: w̄ ← d w̄ + (1 − d) w, d = min(ema, (1 + t) / (10 + t))."""
         if self.mean is None:
@@ -65,7 +74,8 @@ class State:
         d = min(self.settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mean, weight in zip(self.mean.parameters(), self.library.parameters(), strict=True):
-                mean.mul_(d).add_(weight, alpha=1 - d)
+                if weight.requires_grad:  # what stands still must not even be rounded
+                    mean.mul_(d).add_(weight, alpha=1 - d)
             for kept, buffer in zip(self.mean.buffers(), self.library.buffers(), strict=True):
                 kept.copy_(buffer)
 
@@ -177,17 +187,17 @@ def initialise_normal(model: nn.Module) -> None:
 
 def _optimizer(model: nn.Module, settings: Settings, device: torch.device):
     family: Any = optim if settings.by_hand else torch.optim
+    groups = parameter_groups(model, settings)
     # One kernel for all weights, which takes its lr from a tensor: what a step that never waits needs.
     how = {"fused": True} if device.type != "cpu" and not settings.by_hand else {}
     if settings.optimizer == "sgd":
         return family.SGD(
-            model.parameters(),
+            groups,
             lr=settings.lr,
             momentum=settings.momentum,
             nesterov=settings.nesterov and settings.momentum > 0,
-            weight_decay=settings.weight_decay,
             **how,
         )
     kind = family.AdamW if settings.optimizer == "adamw" else family.Adam
     betas = (0.9, settings.beta2)
-    return kind(model.parameters(), lr=settings.lr, betas=betas, weight_decay=settings.weight_decay, **how)
+    return kind(groups, lr=settings.lr, betas=betas, **how)

@@ -9,7 +9,7 @@ from torch import Tensor
 from byhand.errors import NonFiniteLoss
 from byhand.ops.tape import Tape
 from byhand.training.state import State
-from byhand.training.tasks import CLASSIFICATION, correct_of, loss_of
+from byhand.training.tasks import CLASSIFICATION, correct_of, logits_of, loss_of
 
 DIVERGED = 1e6  # a mean cross-entropy that no training comes back from: the label's probability is e^(−1,000,000)
 WARM_STEPS = 3  # before a CUDA graph is recorded; libraries make their plans and buffers in them
@@ -27,7 +27,7 @@ class Step:
     def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
         state, optimizer = self.state, self.state.optimizer
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("share", 1.0)
         tape = Tape(state.trained) if state.only_ours else None
         with tape or nullcontext():
             outputs = state.model(inputs)
@@ -44,7 +44,7 @@ class Step:
         optimizer.step()
         state.loss_sum += value * len(targets)
         if self.task == CLASSIFICATION:
-            state.count(outputs.detach(), targets)
+            state.count(logits_of(outputs).detach(), targets)
 
     def settle(self) -> None:
         """Bring the sums of the state up to date."""
@@ -68,16 +68,17 @@ class DeviceStep(Step):
 
     def __init__(self, state: State, task: str) -> None:
         super().__init__(state, task)
-        self.lr, self.total, self.worst = (torch.zeros((), device=state.device) for _ in range(3))
+        self.total, self.worst = (torch.zeros((), device=state.device) for _ in range(2))
         self.right = torch.zeros((), dtype=torch.int64, device=state.device)
         for group in state.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = torch.zeros((), device=state.device)
         self.warm, self.last_lr = 0, 0.0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.held: tuple[Tensor, Tensor] | None = None  # the batch that the graph reads
 
     def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
-        self.lr.fill_(lr)
+        for group in self.state.optimizer.param_groups:
+            group["lr"].fill_(lr * group.get("share", 1.0))
         self.last_lr = lr
         whole = len(targets) == self.state.settings.batch_size
         if self.state.device.type != "cuda" or not whole:
