@@ -5,6 +5,7 @@ To add one: a file with its constructor, and a line in NETWORKS. The proof, the 
 
 import importlib
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,19 @@ class Network:
 
     def build(self, **options) -> "Module":
         """The network, freshly initialised; raises SettingsError for an option that its constructor does not take."""
-        module, function = self.constructor.split(":")
-        constructor = getattr(importlib.import_module(f"byhand.models.{module}"), function)
-        known = inspect.signature(constructor).parameters
+        known = self.options()
         for name in options:
             if name not in known:
                 raise SettingsError(f"network {self.name!r} takes no option {name!r}; it takes: {', '.join(known)}")
-        return constructor(**options)
+        return self._construct()(**options)
+
+    def options(self) -> tuple[str, ...]:
+        """The names of what its constructor takes."""
+        return tuple(inspect.signature(self._construct()).parameters)
+
+    def _construct(self) -> Callable[..., "Module"]:
+        module, function = self.constructor.split(":")
+        return getattr(importlib.import_module(f"byhand.models.{module}"), function)
 
 
 NETWORKS: tuple[Network, ...] = (

@@ -22,6 +22,7 @@ SWITCHES = (
     "decay_all",
     "flip",
     "test_flip",
+    "freeze",
     "running_metrics",
     "by_hand",
     "channels_last",
@@ -52,6 +53,10 @@ class Settings:
     share; ``erase``: the probability of a random rectangle of noise; ``cutout``: the side of a square of the mean
     colour in pixels. ``mixup`` and ``cutmix`` are the α of the Beta distribution that two images of the batch are mixed
     by; with both, each batch takes one of them by a coin; accuracy while training counts the label of the larger share.
+
+    What of a network with weights of others' moves: with ``freeze`` the head alone, while normalisation in the body
+    keeps its running statistics; else the body by the share ``body_lr`` of the lr. Heads are what
+    ``byhand.models.weights.heads_of`` says.
 
     ``init``: torch's own, or the source's ``normal``: weights N(0, 0.01²), biases 0. ``divide_by``: the gradient is the
     mean over the batch, or with ``batch_size`` the sum over the batch divided by the fixed batch size, as the source's
@@ -100,6 +105,8 @@ class Settings:
     mixup: float = 0.0
     cutmix: float = 0.0
     test_flip: bool = False
+    freeze: bool = False
+    body_lr: float = 1.0
     init: str = "default"
     divide_by: str = "batch"
     running_metrics: bool = False
@@ -124,7 +131,7 @@ class Settings:
         for name in ("weight_decay", "clip", "warm_up", "rotate", "move", "mixup", "cutmix"):
             _within(name, getattr(self, name), 0, math.inf)
         _within("gamma", self.gamma, 0, math.inf, open_below=True)
-        for name in ("label_smoothing", "crop", "erase"):
+        for name in ("label_smoothing", "crop", "erase", "body_lr"):
             _within(name, getattr(self, name), 0, 1)
         _within("rise", self.rise, 0, 1, open_below=True, open_above=True)
         for name in ("momentum", "beta2", "dropout", "ema", "zoom", "colour", "hold_out"):
@@ -152,6 +159,8 @@ class Settings:
             raise SettingsError(f"patience={self.patience} looks at held-out examples; give hold_out, such as 0.1")
         if self.mixed_precision and self.by_hand:
             raise SettingsError("mixed_precision=True is of the library's hand; give by_hand=False with it")
+        if self.freeze and self.body_lr != 1:
+            raise SettingsError(f"freeze=True and body_lr={self.body_lr}: a body that stands still has no lr; give one")
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", self.device):
             raise SettingsError(f"device={self.device!r} must be auto, cpu or cuda (cuda:1 for the second of several)")
         if not isinstance(self.preparation, Preparation):
