@@ -4,6 +4,16 @@ Names, arguments and defaults are those of ``torch.nn.functional`` where it has 
 """
 
 from byhand.ops.activations import leaky_relu, relu, sigmoid, tanh
+from byhand.ops.boxes import (
+    box_area,
+    box_convert,
+    box_iou,
+    clip_boxes_to_image,
+    decode_boxes,
+    encode_boxes,
+    generalized_box_iou,
+    remove_small_boxes,
+)
 from byhand.ops.convolution import conv2d, conv_output_size, corr2d
 from byhand.ops.cross_entropy import cross_entropy, nll_loss, one_hot
 from byhand.ops.flatten import flatten
@@ -25,14 +35,21 @@ __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool2d",
     "batch_norm",
+    "box_area",
+    "box_convert",
+    "box_iou",
+    "clip_boxes_to_image",
     "conv2d",
     "conv_output_size",
     "conv_transpose2d",
     "corr2d",
     "cross_entropy",
+    "decode_boxes",
     "dropout",
+    "encode_boxes",
     "flatten",
     "gelu",
+    "generalized_box_iou",
     "group_norm",
     "hardsigmoid",
     "hardswish",
@@ -54,6 +71,7 @@ __all__ = [
     "pad2d",
     "relu",
     "relu6",
+    "remove_small_boxes",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
