@@ -4,6 +4,7 @@ Names, arguments and defaults are those of ``torch.nn.functional`` where it has 
 """
 
 from byhand.ops.activations import leaky_relu, relu, sigmoid, tanh
+from byhand.ops.anchors import anchor_boxes, cell_anchors, multibox_prior, receptive_centres, receptive_field
 from byhand.ops.boxes import (
     box_area,
     box_convert,
@@ -33,11 +34,13 @@ from byhand.ops.transposed import conv_transpose2d
 __all__ = [
     "RankDeficient",
     "adaptive_avg_pool2d",
+    "anchor_boxes",
     "avg_pool2d",
     "batch_norm",
     "box_area",
     "box_convert",
     "box_iou",
+    "cell_anchors",
     "clip_boxes_to_image",
     "conv2d",
     "conv_output_size",
@@ -66,9 +69,12 @@ __all__ = [
     "log_softmax",
     "max_pool2d",
     "mse_loss",
+    "multibox_prior",
     "nll_loss",
     "one_hot",
     "pad2d",
+    "receptive_centres",
+    "receptive_field",
     "relu",
     "relu6",
     "remove_small_boxes",
