@@ -5,6 +5,7 @@ Names, arguments and defaults are those of ``torch.nn.functional`` where it has 
 
 from byhand.ops.activations import leaky_relu, relu, sigmoid, tanh
 from byhand.ops.anchors import anchor_boxes, cell_anchors, multibox_prior, receptive_centres, receptive_field
+from byhand.ops.assignment import assign_anchor_to_bbox, match_boxes, sample_balanced
 from byhand.ops.boxes import (
     box_area,
     box_convert,
@@ -35,6 +36,7 @@ __all__ = [
     "RankDeficient",
     "adaptive_avg_pool2d",
     "anchor_boxes",
+    "assign_anchor_to_bbox",
     "avg_pool2d",
     "batch_norm",
     "box_area",
@@ -67,6 +69,7 @@ __all__ = [
     "linear",
     "local_response_norm",
     "log_softmax",
+    "match_boxes",
     "max_pool2d",
     "mse_loss",
     "multibox_prior",
@@ -78,6 +81,7 @@ __all__ = [
     "relu",
     "relu6",
     "remove_small_boxes",
+    "sample_balanced",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
