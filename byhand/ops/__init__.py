@@ -30,6 +30,7 @@ from byhand.ops.regularisation import dropout, l2_penalty
 from byhand.ops.smooth_activations import gelu, hardsigmoid, hardswish, hardtanh, relu6, silu
 from byhand.ops.softmax import log_softmax, softmax
 from byhand.ops.stochastic_depth import stochastic_depth
+from byhand.ops.suppression import batched_nms, nms, soft_nms
 from byhand.ops.transposed import conv_transpose2d
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "assign_anchor_to_bbox",
     "avg_pool2d",
     "batch_norm",
+    "batched_nms",
     "box_area",
     "box_convert",
     "box_iou",
@@ -74,6 +76,7 @@ __all__ = [
     "mse_loss",
     "multibox_prior",
     "nll_loss",
+    "nms",
     "one_hot",
     "pad2d",
     "receptive_centres",
@@ -85,6 +88,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "smooth_l1_loss",
+    "soft_nms",
     "softmax",
     "squared_loss",
     "stochastic_depth",
