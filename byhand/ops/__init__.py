@@ -27,6 +27,7 @@ from byhand.ops.normalisation import batch_norm, group_norm, layer_norm, local_r
 from byhand.ops.padding import pad2d
 from byhand.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from byhand.ops.regularisation import dropout, l2_penalty
+from byhand.ops.selective_search import selective_search
 from byhand.ops.smooth_activations import gelu, hardsigmoid, hardswish, hardtanh, relu6, silu
 from byhand.ops.softmax import log_softmax, softmax
 from byhand.ops.stochastic_depth import stochastic_depth
@@ -85,6 +86,7 @@ __all__ = [
     "relu6",
     "remove_small_boxes",
     "sample_balanced",
+    "selective_search",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
