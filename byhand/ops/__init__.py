@@ -13,8 +13,10 @@ from byhand.ops.linear import linear
 from byhand.ops.losses import huber_loss, l1_loss, mse_loss, smooth_l1_loss, squared_loss
 from byhand.ops.normalisation import batch_norm, group_norm, layer_norm, local_response_norm
 from byhand.ops.padding import pad2d
+from byhand.ops.polygons import encode_polygons
 from byhand.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from byhand.ops.regularisation import dropout, l2_penalty
+from byhand.ops.run_length import decode_mask, encode_mask, mask_area, mask_box, mask_iou, merge_masks
 from byhand.ops.smooth_activations import gelu, hardsigmoid, hardswish, hardtanh, relu6, silu
 from byhand.ops.softmax import log_softmax, softmax
 from byhand.ops.stochastic_depth import stochastic_depth
@@ -30,7 +32,10 @@ __all__ = [
     "conv_transpose2d",
     "corr2d",
     "cross_entropy",
+    "decode_mask",
     "dropout",
+    "encode_mask",
+    "encode_polygons",
     "flatten",
     "gelu",
     "group_norm",
@@ -47,7 +52,11 @@ __all__ = [
     "linear",
     "local_response_norm",
     "log_softmax",
+    "mask_area",
+    "mask_box",
+    "mask_iou",
     "max_pool2d",
+    "merge_masks",
     "mse_loss",
     "nll_loss",
     "one_hot",
