@@ -4,6 +4,8 @@ Names, arguments and defaults are those of ``torch.nn.functional`` where it has 
 """
 
 from byhand.ops.activations import leaky_relu, relu, sigmoid, tanh
+from byhand.ops.average_precision import Detections, Objects
+from byhand.ops.coco_precision import CocoPrecision, coco_average_precision
 from byhand.ops.convolution import conv2d, conv_output_size, corr2d
 from byhand.ops.cross_entropy import cross_entropy, nll_loss, one_hot
 from byhand.ops.flatten import flatten
@@ -21,12 +23,18 @@ from byhand.ops.smooth_activations import gelu, hardsigmoid, hardswish, hardtanh
 from byhand.ops.softmax import log_softmax, softmax
 from byhand.ops.stochastic_depth import stochastic_depth
 from byhand.ops.transposed import conv_transpose2d
+from byhand.ops.voc_precision import VocPrecision, voc_average_precision
 
 __all__ = [
+    "CocoPrecision",
+    "Detections",
+    "Objects",
     "RankDeficient",
+    "VocPrecision",
     "adaptive_avg_pool2d",
     "avg_pool2d",
     "batch_norm",
+    "coco_average_precision",
     "conv2d",
     "conv_output_size",
     "conv_transpose2d",
@@ -70,4 +78,5 @@ __all__ = [
     "squared_loss",
     "stochastic_depth",
     "tanh",
+    "voc_average_precision",
 ]
