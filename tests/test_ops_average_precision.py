@@ -383,6 +383,7 @@ def test_what_does_not_fit_together_is_refused_in_one_line():
     assert_refused(TargetError, measured(objects=Objects(boxes, labels.float())), "float32")
     assert_refused(ShapeError, measured(objects=Objects(boxes[:1], labels)), (1, 4), (2,))
     assert_refused(ShapeError, measured(objects=Objects(boxes, labels, areas=torch.ones(3))), "areas", (3,), (2,))
+    assert_refused(ShapeError, measured(objects=Objects(boxes, labels, torch.tensor([1, math.nan]))), "areas", "NaN")
     assert_refused(ShapeError, measured(objects=Objects(boxes, labels, crowd=torch.zeros(2))), "crowd", "float32")
     assert_refused(ShapeError, measured(found=Detections(boxes, torch.ones(3), labels)), "scores", (3,))
     for bad in (torch.tensor([5.0, 0, 0, 5]), torch.tensor([0.0, 0, math.nan, 5]), torch.tensor([0.0, 0, math.inf, 5])):

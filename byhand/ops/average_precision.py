@@ -98,6 +98,10 @@ def pooled(
     if any(area is not None for area in given):
         known = torch.cat([torch.full((n,), a is not None) for a, n in zip(given, counts, strict=True)])[order]
         areas = torch.where(known, _joined("truth", truth, "areas", torch.float64)[order], areas)
+        if not areas.isfinite().all():
+            raise ShapeError(
+                "areas of truth hold NaN or infinite values; give square pixels, or None for all of an image"
+            )
     crowd, ignored = (_joined("truth", truth, name, torch.bool)[order] for name in ("crowd", "ignored"))
     objects = (group[order], boxes[order], areas, crowd, ignored, object_masks)
 
