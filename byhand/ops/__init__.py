@@ -11,10 +11,15 @@ from byhand.ops.hypercomplex import hypercomplex_weight
 from byhand.ops.least_squares import RankDeficient, least_squares
 from byhand.ops.linear import linear
 from byhand.ops.losses import huber_loss, l1_loss, mse_loss, smooth_l1_loss, squared_loss
+from byhand.ops.masks import paste_masks_in_image
 from byhand.ops.normalisation import batch_norm, group_norm, layer_norm, local_response_norm
 from byhand.ops.padding import pad2d
 from byhand.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from byhand.ops.pyramid import multiscale_roi_align
 from byhand.ops.regularisation import dropout, l2_penalty
+from byhand.ops.resizing import interpolate, resize, upsample_nearest
+from byhand.ops.roi_align import roi_align
+from byhand.ops.roi_pool import roi_pool
 from byhand.ops.smooth_activations import gelu, hardsigmoid, hardswish, hardtanh, relu6, silu
 from byhand.ops.softmax import log_softmax, softmax
 from byhand.ops.stochastic_depth import stochastic_depth
@@ -39,6 +44,7 @@ __all__ = [
     "hardtanh",
     "huber_loss",
     "hypercomplex_weight",
+    "interpolate",
     "l1_loss",
     "l2_penalty",
     "layer_norm",
@@ -49,11 +55,16 @@ __all__ = [
     "log_softmax",
     "max_pool2d",
     "mse_loss",
+    "multiscale_roi_align",
     "nll_loss",
     "one_hot",
     "pad2d",
+    "paste_masks_in_image",
     "relu",
     "relu6",
+    "resize",
+    "roi_align",
+    "roi_pool",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
@@ -61,4 +72,5 @@ __all__ = [
     "squared_loss",
     "stochastic_depth",
     "tanh",
+    "upsample_nearest",
 ]
