@@ -25,11 +25,16 @@ from byhand.ops.hypercomplex import hypercomplex_weight
 from byhand.ops.least_squares import RankDeficient, least_squares
 from byhand.ops.linear import linear
 from byhand.ops.losses import huber_loss, l1_loss, mse_loss, smooth_l1_loss, squared_loss
+from byhand.ops.masks import paste_masks_in_image
 from byhand.ops.normalisation import batch_norm, group_norm, layer_norm, local_response_norm
 from byhand.ops.padding import pad2d
 from byhand.ops.polygons import encode_polygons
 from byhand.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from byhand.ops.pyramid import multiscale_roi_align
 from byhand.ops.regularisation import dropout, l2_penalty
+from byhand.ops.resizing import interpolate, resize, upsample_nearest
+from byhand.ops.roi_align import roi_align
+from byhand.ops.roi_pool import roi_pool
 from byhand.ops.run_length import decode_mask, encode_mask, mask_area, mask_box, mask_iou, merge_masks
 from byhand.ops.selective_search import selective_search
 from byhand.ops.smooth_activations import gelu, hardsigmoid, hardswish, hardtanh, relu6, silu
@@ -77,6 +82,7 @@ __all__ = [
     "hardtanh",
     "huber_loss",
     "hypercomplex_weight",
+    "interpolate",
     "l1_loss",
     "l2_penalty",
     "layer_norm",
@@ -93,15 +99,20 @@ __all__ = [
     "merge_masks",
     "mse_loss",
     "multibox_prior",
+    "multiscale_roi_align",
     "nll_loss",
     "nms",
     "one_hot",
     "pad2d",
+    "paste_masks_in_image",
     "receptive_centres",
     "receptive_field",
     "relu",
     "relu6",
     "remove_small_boxes",
+    "resize",
+    "roi_align",
+    "roi_pool",
     "sample_balanced",
     "selective_search",
     "sigmoid",
@@ -112,5 +123,6 @@ __all__ = [
     "squared_loss",
     "stochastic_depth",
     "tanh",
+    "upsample_nearest",
     "voc_average_precision",
 ]
