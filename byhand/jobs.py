@@ -398,7 +398,9 @@ def _material(
 ) -> tuple[torch.device, Dataset, "Weights | None"]:
     """What a training needs beside its settings: where it runs, its data, and the weights that it starts from."""
     if settings.freeze and weights is None:
-        raise SettingsError("freeze=True without weights would keep a body that has learned nothing; give --from WEIGHTS")
+        raise SettingsError(
+            "freeze=True without weights would keep a body that has learned nothing; give --from WEIGHTS"
+        )
     device = _prepare_machine(settings)
     given = None
     if weights is not None:

@@ -303,7 +303,9 @@ def test_googlenet_trains_by_either_hand_alike_and_so_do_its_auxiliary_heads():
     for loss, now in after[1:]:
         assert loss == pytest.approx(after[0][0], rel=1e-5)
         for key, value in now.items():
-            torch.testing.assert_close(value, after[0][1][key], rtol=1e-3, atol=1e-4, msg=lambda text, k=key: f"{k}: {text}")
+            torch.testing.assert_close(
+                value, after[0][1][key], rtol=1e-3, atol=1e-4, msg=lambda text, k=key: f"{k}: {text}"
+            )
 
 
 # Fine-tuning

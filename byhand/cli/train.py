@@ -39,13 +39,11 @@ def train(
         typer.Option(
             "--from",
             metavar="WEIGHTS",
-            help="Start from these: .pth or .safetensors, a path or an address; the head is made anew for other classes.",
+            help="Start from these, a path or an address of .pth or .safetensors; other classes get a new head.",
             rich_help_panel=TUNE,
         ),
     ] = None,
-    freeze: Annotated[
-        bool | None, typer.Option("--freeze", help="Train the head alone.", rich_help_panel=TUNE)
-    ] = None,
+    freeze: Annotated[bool | None, typer.Option("--freeze", help="Train the head alone.", rich_help_panel=TUNE)] = None,
     body_lr: Annotated[
         float | None,
         typer.Option(metavar="SHARE", help="Share of the lr, 0 to 1, for all but the head.", rich_help_panel=TUNE),

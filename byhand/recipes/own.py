@@ -44,7 +44,9 @@ def check_names(recipe: str | None, network: str | None, dataset: str | None, pl
     """
     if network is None and dataset is None:
         if size is not None:
-            raise SettingsError(f"size={size} is for a network and a data set of one's own choice; a recipe has its own")
+            raise SettingsError(
+                f"size={size} is for a network and a data set of one's own choice; a recipe has its own"
+            )
         return
     if recipe is not None:
         raise SettingsError(
@@ -154,9 +156,12 @@ class _Form:
 
     def _in_common(self, size: int, small: bool) -> int:
         """How many tensors of the weights have the shape of one of the network in that form."""
-        own = self._built(self._options(size, small)).state_dict().values()
-        shapes = [Counter(tuple(getattr(value, "shape", ())) for value in values) for values in (own, self.weights.values())]
-        return (shapes[0] & shapes[1]).total()
+        assert self.weights is not None
+        own = self._built(self._options(size, small)).state_dict()
+        ours, theirs = (
+            Counter(tuple(getattr(value, "shape", ())) for value in state.values()) for state in (own, self.weights)
+        )
+        return (ours & theirs).total()
 
     def build(self, size: int) -> "nn.Module":
         """The network for images of this size, without memory for its weights."""
