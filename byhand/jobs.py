@@ -159,8 +159,8 @@ def start(
             "take another plan"
         )
     changed = sorted(key for key in settings if settings[key] != getattr(planned.settings, key))
-    # A goal is a promise about the plan as it stands, on the test set; how it is run does not matter.
-    as_planned = not set(changed) - {"seed", "device", "threads", "by_hand"}
+    # A goal is a promise about the plan as it stands, from the start, on the test set; how it is run does not matter.
+    as_planned = given is None and not set(changed) - {"seed", "device", "threads", "by_hand"}
     record = {
         "recipe": chosen.name,
         "plan": plan,

@@ -39,7 +39,7 @@ def train(
         typer.Option(
             "--from",
             metavar="WEIGHTS",
-            help="Start from these: .pth or .safetensors, a path or an address; the head is made anew for other classes.",
+            help="Start from these, a path or an address of .pth or .safetensors; other classes get a new head.",
             rich_help_panel=TUNE,
         ),
     ] = None,

@@ -104,7 +104,7 @@ def head_of(network: nn.Module) -> str:
 
 
 def heads_of(network: nn.Module) -> tuple[str, ...]:
-    """The paths of ``head_of`` and of the auxiliary heads: what is made anew for other classes; the rest is the body."""
+    """The paths of ``head_of`` and of the auxiliary heads, which serve the classes; all the rest is the body."""
     found = (match[0].rstrip(".") for key in network.state_dict() if (match := _AUXILIARY.match(key)))
     return (head_of(network), *dict.fromkeys(found))
 

@@ -156,11 +156,12 @@ class _Form:
 
     def _in_common(self, size: int, small: bool) -> int:
         """How many tensors of the weights have the shape of one of the network in that form."""
-        own = self._built(self._options(size, small)).state_dict().values()
-        shapes = [
-            Counter(tuple(getattr(value, "shape", ())) for value in values) for values in (own, self.weights.values())
-        ]
-        return (shapes[0] & shapes[1]).total()
+        assert self.weights is not None
+        own = self._built(self._options(size, small)).state_dict()
+        ours, theirs = (
+            Counter(tuple(getattr(value, "shape", ())) for value in state.values()) for state in (own, self.weights)
+        )
+        return (ours & theirs).total()
 
     def build(self, size: int) -> "nn.Module":
         """The network for images of this size, without memory for its weights."""
