@@ -188,6 +188,20 @@ def test_train_evaluate_and_the_rest_give_json_alone_on_stdout(byhand, here, pic
     drawn = {os.path.splitext(name)[0] for name in os.listdir(os.path.join(path, "figures"))}
     assert drawn == {one.name for one in PICTURES} - {"predicted"}  # by the training
 
+    point_at = ("--layer", "features.3", "--image", picture)
+    said = byhand("plot", path, "features", "gradcam", *point_at, "--class", "3", "--lang", "zh", "--json")
+    stem = os.path.splitext(os.path.basename(picture))[0]
+    assert [record["picture"] for record in said.records] == [
+        f"features-features.3-{stem}",
+        f"gradcam-features.3-{stem}-as-3",
+    ]
+    assert all(os.path.getsize(record["path"]) > 1000 for record in said.records)
+    (record,) = byhand("plot", "costs", path, "--output", "pictures", "--json").records
+    assert record == {"picture": "costs", "path": os.path.join("pictures", "costs.png")}
+    assert os.path.getsize(record["path"]) > 1000
+    (record,) = byhand("plot", "gradient-norms", "--depth", 20, "--steps", 1, "--output", "pictures", "--json").records
+    assert os.path.getsize(record["path"]) > 1000
+
     (row,) = byhand("compare", path, "--json").records
     assert row["accuracy"] == result["accuracy"]
 

@@ -12,9 +12,10 @@ import byhand
 
 PACKAGE = Path(byhand.__file__).parent
 
-# Each part of the package may import what stands here, and errors. From DESIGN, with three changes made on purpose:
+# Each part of the package may import what stands here, and errors. From DESIGN, with changes made on purpose:
 # runs may import models and data, as a run directory rebuilds its network and names its data; training may import
-# models, as fine-tuning asks which layers are the head; jobs and reproduce stand above everything but the command line.
+# models, as fine-tuning asks which layers are the head; plots may import models, to ask a network for its receptive
+# fields and to train the pairs that it compares; jobs, reproduce and trained stand above everything but the command line.
 BELOW_JOBS = {"ops", "nn", "optim", "models", "data", "training", "recipes", "runs", "proof", "plots", "pretrained"}
 MAY_IMPORT = {
     "errors": set(),
@@ -26,13 +27,14 @@ MAY_IMPORT = {
     "runs": {"models", "data"},
     "pretrained": {"runs", "models", "data"},
     "proof": {"nn", "optim"},
-    "plots": {"data", "runs"},
+    "plots": {"data", "runs", "models"},
     "training": {"data", "optim", "nn", "ops", "models"},
     "recipes": {"training", "models", "data"},
     "jobs": BELOW_JOBS,
     "reproduce": BELOW_JOBS | {"jobs"},
+    "trained": BELOW_JOBS | {"jobs", "reproduce"},
     "bench": BELOW_JOBS | {"jobs", "reproduce"},
-    "cli": BELOW_JOBS | {"jobs", "reproduce", "bench"},
+    "cli": BELOW_JOBS | {"jobs", "reproduce", "bench", "trained"},
     "__main__": {"cli"},
     "__init__": BELOW_JOBS | {"jobs"},
 }

@@ -353,6 +353,26 @@ def test_logits_for_cifar_are_those_of_the_papers_formulas(model, again, n):
             torch.testing.assert_close(model(x), again(model.state_dict(), x, n), rtol=1e-10, atol=1e-10)
 
 
+def test_a_plain_network_is_the_same_layers_in_a_chain_without_shortcuts():
+    plain, residual = made("resnet32", shortcut=False), made("resnet32")
+    assert {key: value.shape for key, value in plain.state_dict().items()} == {
+        key: value.shape for key, value in residual.state_dict().items()
+    }
+    plain.load_state_dict(weights(plain.state_dict()))
+    plain = plain.double().eval()
+    state = plain.state_dict()
+    x = random(2, 3, 28, 28)
+    y = F.relu(norm(state, F.conv2d(x, state["conv1.weight"], padding=1), "bn1"))
+    for name, stride in shapes_of_a_stage(5):
+        y = F.relu(norm(state, F.conv2d(y, state[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1"))
+        y = F.relu(norm(state, F.conv2d(y, state[f"{name}.conv2.weight"], padding=1), f"{name}.bn2"))
+    with torch.no_grad():
+        expected = F.linear(y.mean((2, 3)), state["fc.weight"], state["fc.bias"])
+        torch.testing.assert_close(plain(x), expected, rtol=1e-10, atol=1e-10)
+    with pytest.raises(SettingsError, match="shortcut=True"):
+        made("resnet20", shortcut=False, zero_init_residual=True)
+
+
 # Bad input
 
 

@@ -421,7 +421,8 @@ def test_recorded_outputs_are_those_of_the_layers_called_by_hand():
 
 def test_pictures_of_a_classification_and_of_a_regression(tmp_path):
     run, dataset = classification(tmp_path)
-    assert set(plots.figures_of(run, dataset)) == {"loss", "accuracy", "confusion", "mistakes", "filters", "features"}
+    of_all = {"loss", "accuracy", "confusion", "mistakes", "filters", "features", "gradcam", "receptive"}
+    assert set(plots.figures_of(run, dataset)) == of_all
     run, dataset = regression(tmp_path)
     found = plots.figures_of(run, dataset)
     assert set(found) == {"loss", "predicted"}
@@ -465,8 +466,8 @@ def test_saved_pictures_are_pngs_with_ink_and_nothing_else_is_left(tmp_path, cou
     paths = plots.save_figures(run, dataset, lang)
     assert [path.parent for path in paths] == [tmp_path / "run" / "figures"] * len(paths)
     assert {path.name for path in paths} == {path.name for path in (tmp_path / "run" / "figures").iterdir()}
-    assert {path.stem for path in paths} <= {name for name, _ in plots.PICTURES}
-    assert len(paths) == (6 if count else 2)
+    assert {path.stem for path in paths} <= {picture.name for picture in plots.PICTURES}
+    assert len(paths) == (8 if count else 2)
     for path in paths:
         with Image.open(path) as picture:
             assert picture.format == "PNG"
@@ -520,7 +521,7 @@ def test_unknown_language_or_picture_is_an_error_before_anything_is_written(tmp_
 def test_picture_that_does_not_suit_the_run_is_an_error_that_names_those_that_do(tmp_path):
     with pytest.raises(SettingsError, match=r"'confusion'.*regression.*loss, predicted$"):
         plots.figures_of(*regression(tmp_path), only=["confusion"])
-    others = "loss, accuracy, confusion, mistakes, filters, features"
+    others = "loss, accuracy, confusion, mistakes, filters, features, gradcam, receptive"
     with pytest.raises(SettingsError, match=f"'predicted'.*classification.*{others}$"):
         plots.figures_of(*classification(tmp_path), only=["predicted"])
     run, dataset = classification(tmp_path, nn.Flatten())
@@ -611,7 +612,7 @@ def test_importing_the_package_imports_neither_matplotlib_nor_torch():
         "print(sorted({'torch', 'matplotlib', 'numpy'} & set(sys.modules)), len(PICTURES), LANGUAGES)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert answer.stdout.strip() == "[] 7 ('en', 'zh')"
+    assert answer.stdout.strip() == "[] 9 ('en', 'zh')"
 
 
 def test_pictures_are_drawn_without_a_display_and_without_pyplot(tmp_path):

@@ -2,7 +2,8 @@
 
 He, Zhang, Ren & Sun, Deep Residual Learning for Image Recognition (CVPR 2016); Identity Mappings in Deep Residual
 Networks (ECCV 2016). Stages of 16, 32 and 64 channels on maps of 32, 16 and 8 pixels; a depth of 6n + 2 is a
-convolution, n blocks of two a stage, and a linear layer. Those for ImageNet are in resnet.py.
+convolution, n blocks of two a stage, and a linear layer. ``shortcut=False`` leaves the shortcuts out: the plain
+networks that section 4.2 sets beside them, of the same layers and parameters. Those for ImageNet are in resnet.py.
 """
 
 import torch
@@ -29,11 +30,14 @@ def identity_shortcut(x: Tensor, channels: int, stride: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """relu(F(x) + x) with F of two 3×3 convolutions, (B, in_channels, H, W) -> (B, channels, H/stride, W/stride)."""
+    """relu(F(x) + x) with F of two 3×3 convolutions, (B, in_channels, H, W) -> (B, channels, H/stride, W/stride).
 
-    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
+    Without its ``shortcut`` relu(F(x)), a block of the plain networks.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1, shortcut: bool = True) -> None:
         super().__init__()
-        self.channels, self.stride = channels, stride
+        self.channels, self.stride, self.shortcut = channels, stride, shortcut
         self.conv1 = nn.Conv2d(in_channels, channels, kernel_size=3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
@@ -43,7 +47,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return self.relu(y + identity_shortcut(x, self.channels, self.stride))
+        if self.shortcut:
+            y = y + identity_shortcut(x, self.channels, self.stride)
+        return self.relu(y)
 
 
 class PreActBlock(nn.Module):
@@ -116,8 +122,9 @@ class CifarResNet(nn.Module):
     """Logits of images, (B, in_channels, H, W) -> (B, num_classes): section 4.2, with the shortcuts of option A.
 
     ``width`` multiplies the channels. With ``zero_init_residual`` the last scale of each block starts at 0, and the
-    block as the identity. Raises SettingsError for a depth that is not 6n + 2; the forward ShapeError for images of
-    other channels, and for one of 4 pixels a side or fewer alone in training.
+    block as the identity. Without ``shortcut`` it is the plain network of that depth. Raises SettingsError for a depth
+    that is not 6n + 2, and for both at once: plain blocks of scale 0 would pass on nothing; the forward ShapeError for
+    images of other channels, and for one of 4 pixels a side or fewer alone in training.
     """
 
     def __init__(
@@ -127,17 +134,22 @@ class CifarResNet(nn.Module):
         in_channels: int = 3,
         width: float = 1.0,
         zero_init_residual: bool = False,
+        shortcut: bool = True,
     ) -> None:
         super().__init__()
         check_counts(num_classes=num_classes, in_channels=in_channels)
+        if zero_init_residual and not shortcut:
+            raise SettingsError(
+                "zero_init_residual=True needs shortcut=True: a plain block of scale 0 passes nothing on"
+            )
         n = blocks_a_stage(depth, 2)
         a, b, c = (scaled(channels, width) for channels in (16, 32, 64))
         self.conv1 = nn.Conv2d(in_channels, a, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(a)
         self.relu = nn.ReLU()
-        self.layer1 = nn.Sequential(*(Block(a, a) for _ in range(n)))
-        self.layer2 = nn.Sequential(Block(a, b, stride=2), *(Block(b, b) for _ in range(n - 1)))
-        self.layer3 = nn.Sequential(Block(b, c, stride=2), *(Block(c, c) for _ in range(n - 1)))
+        self.layer1 = nn.Sequential(*(Block(a, a, 1, shortcut) for _ in range(n)))
+        self.layer2 = nn.Sequential(Block(a, b, 2, shortcut), *(Block(b, b, 1, shortcut) for _ in range(n - 1)))
+        self.layer3 = nn.Sequential(Block(b, c, 2, shortcut), *(Block(c, c, 1, shortcut) for _ in range(n - 1)))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(c, num_classes)
         init_convolutions(self)
@@ -202,38 +214,58 @@ class PreActCifarResNet(nn.Module):
 
 
 def resnet20(
-    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, zero_init_residual: bool = False
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: float = 1.0,
+    zero_init_residual: bool = False,
+    shortcut: bool = True,
 ) -> CifarResNet:
     """ResNet-20 for CIFAR: 269,722 parameters (0.27 million in table 6)."""
-    return CifarResNet(20, num_classes, in_channels, width, zero_init_residual)
+    return CifarResNet(20, num_classes, in_channels, width, zero_init_residual, shortcut)
 
 
 def resnet32(
-    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, zero_init_residual: bool = False
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: float = 1.0,
+    zero_init_residual: bool = False,
+    shortcut: bool = True,
 ) -> CifarResNet:
     """ResNet-32 for CIFAR: 464,154 parameters (0.46 million in table 6)."""
-    return CifarResNet(32, num_classes, in_channels, width, zero_init_residual)
+    return CifarResNet(32, num_classes, in_channels, width, zero_init_residual, shortcut)
 
 
 def resnet44(
-    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, zero_init_residual: bool = False
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: float = 1.0,
+    zero_init_residual: bool = False,
+    shortcut: bool = True,
 ) -> CifarResNet:
     """ResNet-44 for CIFAR: 658,586 parameters (0.66 million in table 6)."""
-    return CifarResNet(44, num_classes, in_channels, width, zero_init_residual)
+    return CifarResNet(44, num_classes, in_channels, width, zero_init_residual, shortcut)
 
 
 def resnet56(
-    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, zero_init_residual: bool = False
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: float = 1.0,
+    zero_init_residual: bool = False,
+    shortcut: bool = True,
 ) -> CifarResNet:
     """ResNet-56 for CIFAR: 853,018 parameters (0.85 million in table 6)."""
-    return CifarResNet(56, num_classes, in_channels, width, zero_init_residual)
+    return CifarResNet(56, num_classes, in_channels, width, zero_init_residual, shortcut)
 
 
 def resnet110(
-    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, zero_init_residual: bool = False
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: float = 1.0,
+    zero_init_residual: bool = False,
+    shortcut: bool = True,
 ) -> CifarResNet:
     """ResNet-110 for CIFAR: 1,727,962 parameters (1.7 million in table 6)."""
-    return CifarResNet(110, num_classes, in_channels, width, zero_init_residual)
+    return CifarResNet(110, num_classes, in_channels, width, zero_init_residual, shortcut)
 
 
 def preact_resnet20(

@@ -9,7 +9,8 @@ the kH · C strips below i, one after the other in memory, each begun v pixels l
 a batch of products for each column v, with long rows and kH · C numbers to add up in each. The weight's gradient is
 ∂L/∂W_v = Σ_i G[i] X[i .. i + kH, :, v : v + W']ᵀ. That of the input is, for stride 1, itself a convolution: of the
 gradient, with the kernel turned around and its channels exchanged; for other strides what each kernel row gives is
-added where it was seen. A stride s across keeps strips of every s-th pixel, so that what a column sees stays in one piece.
+added where it was seen. A stride s across keeps strips of every s-th pixel, so that what a column sees stays in one
+piece.
 
 Equal to the way of ``byhand.ops.convolution`` up to rounding.
 """

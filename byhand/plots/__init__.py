@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from byhand.plots.language import LANGUAGES
 
 if TYPE_CHECKING:
+    from byhand.plots.costs import Point, accuracy_against_cost
     from byhand.plots.curves import accuracy_curve, loss_curve
-    from byhand.plots.figures import figures_of, save_figures, show
-    from byhand.plots.layers import feature_maps, filters
+    from byhand.plots.figures import figures_of, save_figures, show, write_figure
+    from byhand.plots.focus import Focus
+    from byhand.plots.gradcam import grad_cam, heat_over_images
+    from byhand.plots.gradients import gradient_norm_curves, gradient_norms, pairs_measured
+    from byhand.plots.layers import feature_maps, filters, layer_maps
     from byhand.plots.predictions import confusion_matrix, predicted_against_true, worst_mistakes
+    from byhand.plots.receptive import effective_fields, receptive_fields_figure
 
 
 class Picture(NamedTuple):
-    """A picture's name, which is also its file's name, and one line on what it shows."""
+    """A picture's name, which is also its file's name, one line on what it shows, and what it can be pointed at."""
 
     name: str
     description: str
+    takes: tuple[str, ...] = ()  # of layer, images and label
 
 
 PICTURES = (
@@ -29,8 +35,15 @@ PICTURES = (
     Picture("predicted", "predicted against true values with the ideal line y = x (regression)"),
     Picture("confusion", "confusion matrix of the test images: counts and shares"),
     Picture("mistakes", "the 25 worst mistakes: surest of a wrong class first"),
-    Picture("filters", "what the first layer looks for: filters or templates"),
-    Picture("features", "each layer's feature maps for one test image"),
+    Picture("filters", "what the first layer, or any other, looks for: filters or templates", ("layer",)),
+    Picture("features", "each layer's feature maps, or all of one layer's, for one image", ("layer", "images")),
+    Picture("gradcam", "which places of images speak for their class (Grad-CAM)", ("layer", "images", "label")),
+    Picture("receptive", "how much of the input layers see: receptive fields", ("layer",)),
+)
+# Pictures that are of no one run, measured or gathered for themselves.
+WITHOUT_RUN = (
+    Picture("gradient-norms", "gradient norm of each layer, with and without shortcuts and batch normalisation"),
+    Picture("costs", "accuracy against multiply-adds of all trained networks"),
 )
 
 HOMES = {
@@ -41,25 +54,50 @@ HOMES = {
     "worst_mistakes": "predictions",
     "filters": "layers",
     "feature_maps": "layers",
+    "layer_maps": "layers",
+    "grad_cam": "gradcam",
+    "heat_over_images": "gradcam",
+    "effective_fields": "receptive",
+    "receptive_fields_figure": "receptive",
+    "gradient_norms": "gradients",
+    "gradient_norm_curves": "gradients",
+    "pairs_measured": "gradients",
+    "Point": "costs",
+    "accuracy_against_cost": "costs",
+    "Focus": "focus",
     "figures_of": "figures",
     "save_figures": "figures",
     "show": "figures",
+    "write_figure": "figures",
 }
 
 __all__ = [
     "LANGUAGES",
     "PICTURES",
+    "WITHOUT_RUN",
+    "Focus",
     "Picture",
+    "Point",
+    "accuracy_against_cost",
     "accuracy_curve",
     "confusion_matrix",
+    "effective_fields",
     "feature_maps",
     "figures_of",
     "filters",
+    "grad_cam",
+    "gradient_norm_curves",
+    "gradient_norms",
+    "heat_over_images",
+    "layer_maps",
     "loss_curve",
+    "pairs_measured",
     "predicted_against_true",
+    "receptive_fields_figure",
     "save_figures",
     "show",
     "worst_mistakes",
+    "write_figure",
 ]
 
 

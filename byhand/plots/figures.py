@@ -11,55 +11,71 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.figure import Figure
 
+from byhand.data.preparation import Preparation
 from byhand.errors import RunError, SettingsError, unknown_name
+from byhand.models.receptive import receptive_fields
 from byhand.plots import PICTURES
+from byhand.plots.canvas import as_array
 from byhand.plots.curves import accuracy_curve, loss_curve
-from byhand.plots.language import class_words, known_language, layer_word, word, writable_language
-from byhand.plots.layers import feature_maps, filters
+from byhand.plots.focus import Focus, check_focus, class_index, images_of
+from byhand.plots.gradcam import grad_cam, heat_over_images
+from byhand.plots.inside import convolutions, layer_outputs, named_layer, weight_of, weighted
+from byhand.plots.language import class_words, known_language, word, writable_language
+from byhand.plots.layers import feature_maps, filters, layer_maps, weight_matrix
 from byhand.plots.predictions import confusion_matrix, predicted_against_true, worst_mistakes
+from byhand.plots.receptive import chosen_fields, effective_fields, receptive_fields_figure
 
 if TYPE_CHECKING:
     from byhand.data.arrays import Dataset
     from byhand.runs.run import Run
 
 DPI = 120
-UNCHANGED = {"Flatten", "Unflatten", "Identity", "Dropout"}  # layers that make nothing new of an image in evaluation
+MOST_SHOWN = 10  # images of a data set that are drawn where none are asked for
+MOST_SEEN = 32  # images over which a measured receptive field is the mean
 
 
 def figures_of(
-    run: "Run", dataset: "Dataset", lang: str = "en", only: Iterable[str] | None = None
+    run: "Run", dataset: "Dataset", lang: str = "en", only: Iterable[str] | None = None, focus: Focus | None = None
 ) -> dict[str, Figure]:
     """The pictures that suit the run, by name: a regression's loss and predictions, a classification's all others.
 
-    `dataset`: the run's own, for its test set; `only`: the names wanted, of `PICTURES`.
+    `dataset`: the run's own, for its test set; `only`: the names wanted, of `PICTURES`; `focus`: what those of them
+    that can be are pointed at.
 
     Raises:
-        UnknownName: an unknown language or picture.
-        SettingsError: a picture that does not suit this run.
+        UnknownName: an unknown language, picture, layer or class.
+        SettingsError: a picture that does not suit this run; a focus that none of the pictures takes.
+        DataError: an image that there is not, or that cannot be read.
     """
-    return {name: draw() for name, draw in drawings(run, dataset, lang, only).items()}
+    return {name: draw() for name, draw in drawings(run, dataset, lang, only, focus or Focus()).items()}
 
 
-def save_figures(run: "Run", dataset: "Dataset", lang: str = "en", only: Iterable[str] | None = None) -> list[Path]:
+def save_figures(
+    run: "Run", dataset: "Dataset", lang: str = "en", only: Iterable[str] | None = None, focus: Focus | None = None
+) -> list[Path]:
     """The PNG files of the run's pictures, written to `figures/<name>.png` in its directory.
 
-    Each file is complete or absent: it is written beside its place and renamed. Arguments and errors as `figures_of`.
+    With a focus its parts stand behind the name, as in `filters-layer2.0.conv1.png`. Each file is
+    complete or absent: it is written beside its place and renamed. Arguments and errors as `figures_of`.
 
     Raises:
         RunError: a directory that cannot be written to.
     """
+    focus = focus or Focus()
     paths = []
-    for name, draw in drawings(run, dataset, lang, only).items():
-        paths.append(write_figure(draw(), Path(run.path) / "figures" / f"{name}.png"))
+    for name, draw in drawings(run, dataset, lang, only, focus).items():
+        paths.append(write_figure(draw(), Path(run.path) / "figures" / f"{focus.file_name(name)}.png"))
     return paths
 
 
-def drawings(run: "Run", dataset: "Dataset", lang: str, only: Iterable[str] | None) -> dict[str, Callable[[], Figure]]:
+def drawings(
+    run: "Run", dataset: "Dataset", lang: str, only: Iterable[str] | None, focus: Focus
+) -> dict[str, Callable[[], Figure]]:
     """For each picture wanted the function that draws it, with every name checked before anything is computed."""
     known_language(lang)
     names = [picture.name for picture in PICTURES]
@@ -67,6 +83,7 @@ def drawings(run: "Run", dataset: "Dataset", lang: str, only: Iterable[str] | No
     for name in wanted:
         if name not in names:
             raise unknown_name("picture", name, names)
+    check_focus(focus, wanted if only is not None else [])
 
     recipe = run.recipe()
     regression = recipe.get("task") == "regression"
@@ -89,6 +106,12 @@ def drawings(run: "Run", dataset: "Dataset", lang: str, only: Iterable[str] | No
         return run.model()
 
     def templates() -> Figure:
+        if focus.layer is not None:
+            weight = weight_of(model(), focus.layer)
+            if weight.ndim == 2 and weight is not next(iter(weighted(model()))):
+                return weight_matrix(as_array(weight).astype(float), writable_language(lang), focus.layer)
+            if weight.ndim == 4:
+                return filters(weight, lang, layer=focus.layer)
         weights = list(weighted(model()))
         rows = weights[0].ndim == 2
         # With one layer from image to classes the templates are the classes'; deeper, units have no names.
@@ -107,7 +130,11 @@ def drawings(run: "Run", dataset: "Dataset", lang: str, only: Iterable[str] | No
             possible["mistakes"] = lambda: worst_mistakes(images, logits(), labels, class_names, lang)
             if "filters" not in wanted or any(True for _ in weighted(model())):  # the weights are read only if needed
                 possible["filters"] = templates
-            possible["features"] = lambda: features(run, model(), dataset, lang)
+            possible["features"] = lambda: features(run, model(), dataset, lang, focus)
+            asked = {"gradcam", "receptive"} & set(wanted)
+            if images.ndim == 4 and (not asked or focus.layer is not None or convolutions(model())):
+                possible["gradcam"] = lambda: activations(run, model(), dataset, lang, focus)
+                possible["receptive"] = lambda: fields(run, model(), images, lang, focus)
     unsuited = [name for name in wanted if name not in possible]
     if only is not None and unsuited:
         raise SettingsError(
@@ -116,58 +143,60 @@ def drawings(run: "Run", dataset: "Dataset", lang: str, only: Iterable[str] | No
     return {name: possible[name] for name in wanted if name in possible}
 
 
-def features(run: "Run", model: torch.nn.Module, dataset: "Dataset", lang: str) -> Figure:
-    """Every layer's output for the first test image, with the true and the predicted class above."""
+def features(run: "Run", model: torch.nn.Module, dataset: "Dataset", lang: str, focus: Focus | None = None) -> Figure:
+    """Every layer's output for one image, by default the first test image, with the predicted class above.
+
+    Raises:
+        SettingsError: more than one image.
+    """
     lang = writable_language(lang)
-    image = dataset.test_images[:1]
-    maps, output = layer_outputs(model, run.prepare(image), lang)
+    focus = focus or Focus()
+    if len(focus.images) > 1:
+        raise SettingsError(f"images={list(focus.images)}: features are drawn of one image; give one")
+    (shown,) = images_of(run, dataset, focus.images or (0,))
+    maps, output = layer_outputs(model, run.prepare(shown.image), lang, focus.layer)
     probabilities = output[0].double().softmax(-1)
     names = class_words(dataset.class_names, len(probabilities), lang)
     title = word(
-        "features_title_class",
+        "features_title_class" if shown.label is not None else "features_title_file",
         lang,
-        true=names[int(dataset.test_labels[0])],
+        true=shown.name if shown.label is None else names[shown.label],
         predicted=names[int(probabilities.argmax())],
         share=f"{float(probabilities.max()):.1%}",
     )
-    return feature_maps(image[0], maps, lang, dataset.class_names, title)
+    class_names = dataset.class_names if focus.layer is None else ()
+    if focus.layer is not None:
+        return layer_maps(shown.image[0], *maps[-1], lang, class_names, title)
+    return feature_maps(shown.image[0], maps, lang, class_names, title)
 
 
-def layer_outputs(
-    model: torch.nn.Module, batch: torch.Tensor, lang: str = "en"
-) -> tuple[list[tuple[str, torch.Tensor]], torch.Tensor]:
-    """What each innermost layer puts out for a batch of one, in the order of the forward, and the model's own output.
-
-    Each as (the layer's path and kind, tensor without the batch axis); layers that only pass on what they get are left
-    out.
-    """
-    outputs: list[tuple[str, torch.Tensor]] = []
-
-    def recorder(path: str) -> Callable[[torch.nn.Module, Any, Any], None]:
-        def record(layer: torch.nn.Module, _: Any, output: Any) -> None:
-            kind = type(layer).__name__
-            if isinstance(output, torch.Tensor) and kind not in UNCHANGED:
-                name = f"{path} {layer_word(kind, lang)}".strip()
-                # a following in-place layer would overwrite what was recorded
-                outputs.append((name, output[0].detach().cpu().clone()))
-
-        return record
-
-    leaves = [(path, layer) for path, layer in model.named_modules() if not any(layer.children())]
-    hooks = [layer.register_forward_hook(recorder(path)) for path, layer in leaves]
-    try:
-        with torch.no_grad():
-            parameter = next(model.parameters(), None)
-            output = model(batch if parameter is None else batch.to(parameter.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return outputs, output.detach().cpu()
+def activations(run: "Run", model: torch.nn.Module, dataset: "Dataset", lang: str, focus: Focus) -> Figure:
+    """Grad-CAM over the images asked for; else over the first test image of each class, ten at most."""
+    lang = writable_language(lang)
+    layer = focus.layer or convolutions(model)[-1]
+    label = None if focus.label is None else class_index(focus.label, dataset.class_names)
+    wanted = focus.images
+    if not wanted:
+        labels = dataset.test_labels.tolist()
+        wanted = [labels.index(one) for one in sorted(set(labels))[:MOST_SHOWN]]
+    shown = images_of(run, dataset, wanted)
+    images = torch.cat([one.image for one in shown])
+    found = grad_cam(model, run.prepare(images), layer, label)
+    names = class_words(dataset.class_names, int(dataset.test_labels.max()) + 1, lang)
+    titles = [one.name if one.label is None else word("cam_true", lang, name=names[one.label]) for one in shown]
+    as_seen = Preparation.of(run.recipe().get("preparation")).fitted(images)
+    return heat_over_images(as_seen, found, layer, dataset.class_names, titles, lang)
 
 
-def weighted(model: torch.nn.Module) -> Iterable[torch.Tensor]:
-    """The weights of the convolutions and linear layers, (O, C, k, k) or (O, D), in the model's order."""
-    return (weight for weight in model.parameters() if weight.ndim in (2, 4))
+def fields(run: "Run", model: torch.nn.Module, images: torch.Tensor, lang: str, focus: Focus) -> Figure:
+    """Receptive fields of the layer asked for, or of layers from the first to the last, measured on test images."""
+    batch = run.prepare(images[:MOST_SEEN])
+    if focus.layer is not None:
+        named_layer(model, focus.layer)
+    chosen = chosen_fields(receptive_fields(model, batch.shape[1:]), focus.layer)
+    if not chosen:
+        raise SettingsError(f"layer {focus.layer!r} has no receptive field of its own; name a layer within it")
+    return receptive_fields_figure(chosen, effective_fields(model, batch, [field.name for field in chosen]), lang)
 
 
 def write_figure(figure: Figure, path: Path) -> Path:

@@ -54,20 +54,25 @@ WORDS = {
     ),
     "no_mistakes": ("No mistake: all {total} images right.", "没有错误：{total} 张图像全部正确。"),
     # layers
-    "filters_title": ("First layer: {count} filters of {size}", "第一层：{count} 个 {size} 卷积核"),
+    "first_layer": ("First layer", "第一层"),
+    "filters_title": ("{layer}: {count} filters of {size}", "{layer}：{count} 个 {size} 卷积核"),
     "some_filters_title": (
-        "First layer: {shown} of {count} filters of {size}",
-        "第一层：{count} 个 {size} 卷积核中的前 {shown} 个",
+        "{layer}: {shown} of {count} filters of {size}",
+        "{layer}：{count} 个 {size} 卷积核中的前 {shown} 个",
     ),
-    "templates_title": ("First layer: weights of {count} units, {size}", "第一层：{count} 个单元的权重，{size}"),
+    "templates_title": ("{layer}: weights of {count} units, {size}", "{layer}：{count} 个单元的权重，{size}"),
     "some_templates_title": (
-        "First layer: weights of {shown} of {count} units, {size}",
-        "第一层：{count} 个单元中前 {shown} 个的权重，{size}",
+        "{layer}: weights of {shown} of {count} units, {size}",
+        "{layer}：{count} 个单元中前 {shown} 个的权重，{size}",
     ),
     "filter_rows": ("rows: filters; columns: input channels", "行：卷积核；列：输入通道"),
+    "some_filter_rows": (
+        "rows: filters; columns: the first {shown} of {count} input channels",
+        "行：卷积核；列：{count} 个输入通道中的前 {shown} 个",
+    ),
     "matrix_title": (
-        "First layer: weights, {count} units of {size} inputs",
-        "第一层：{count} 个单元、{size} 个输入的权重",
+        "{layer}: weights, {count} units of {size} inputs",
+        "{layer}：{count} 个单元、{size} 个输入的权重",
     ),
     "unit": ("unit", "单元"),
     "input": ("input", "输入"),
@@ -81,11 +86,66 @@ WORDS = {
         "One image through the layers: {true}, predicted {predicted} ({share})",
         "一张图像经过各层：真实 {true}，预测 {predicted}（{share}）",
     ),
+    "features_title_file": (
+        "One image through the layers: {true}, predicted {predicted} ({share})",
+        "一张图像经过各层：{true}，预测 {predicted}（{share}）",
+    ),
     "input_image": ("input image", "输入图像"),
     "maps": ("{name}: {count} maps of {size}", "{name}：{count} 个 {size} 特征图"),
     "one_map": ("{name}: one map of {size}", "{name}：1 个 {size} 特征图"),
     "some_maps": ("{name}: {shown} of {count} maps of {size}", "{name}：{count} 个 {size} 特征图中的前 {shown} 个"),
     "values": ("{name}: {count} values from {low} to {high}", "{name}：{count} 个值，从 {low} 到 {high}"),
+    "layer_maps_title": (
+        "{name}: {count} maps of {size}, from {low} (dark) to {high} (bright)",
+        "{name}：{count} 个 {size} 特征图，从 {low}（暗）到 {high}（亮）",
+    ),
+    "some_layer_maps_title": (
+        "{name}: {shown} of {count} maps of {size}, from {low} (dark) to {high} (bright)",
+        "{name}：{count} 个 {size} 特征图中的前 {shown} 个，从 {low}（暗）到 {high}（亮）",
+    ),
+    # class activation
+    "cam_title": (
+        "Grad-CAM at {layer}: which places speak for the class",
+        "{layer} 处的 Grad-CAM：哪些位置支持该类别",
+    ),
+    "cam_true": ("true: {name}", "真实：{name}"),
+    "cam_class": ("{name}: {share}", "类别 {name}：{share}"),
+    "cam_nothing": ("{name}: {share}\nnothing for it here", "{name}：{share}\n此处没有支持"),
+    "cam_scale": ("share of the image's greatest value", "占该图最大值的比例"),
+    # receptive fields
+    "field_title": (
+        "Receptive field of each layer's middle unit",
+        "各层中间单元的感受野",
+    ),
+    "field_of": ("{name}\n{size}, jump {jump}", "{name}\n{size}，跳距 {jump}"),
+    "field_whole": ("{name}\nthe whole input", "{name}\n整个输入"),
+    "field_frame": ("all that it can see", "理论感受野"),
+    "field_image": ("edge of the image", "图像边缘"),
+    "field_scale": (
+        "mean |gradient| of the unit, share of its greatest",
+        "该单元梯度绝对值的平均，占最大值的比例",
+    ),
+    # gradients
+    "norms_title": (
+        "Gradient norm of each layer while training, {dataset}, {steps} steps",
+        "训练中各层的梯度范数，{dataset}，{steps} 步",
+    ),
+    "norms_axis": ("norm of the weight's gradient", "权重梯度的范数"),
+    "norms_layer": ("layer, from the input on", "层（从输入开始）"),
+    "norms_step": ("step", "步"),
+    "with_shortcuts": ("ResNet-{depth}, with shortcuts", "ResNet-{depth}，有残差连接"),
+    "without_shortcuts": ("plain-{depth}: the same without shortcuts", "plain-{depth}：同一网络，无残差连接"),
+    "with_normalisation": ("LeNet-5 (sigmoid) with batch normalisation", "LeNet-5（sigmoid），有批量归一化"),
+    "without_normalisation": ("the same without batch normalisation", "同一网络，无批量归一化"),
+    # cost
+    "costs_title": ("Accuracy against multiply-adds", "准确率与乘加次数"),
+    "costs_axis": ("multiply-adds for one image (log scale)", "每张图像的乘加次数（对数坐标）"),
+    "costs_accuracy": ("test accuracy", "测试集准确率"),
+    "costs_accuracy_log": (
+        "test accuracy (log scale of the errors)",
+        "测试集准确率（按错误率取对数坐标）",
+    ),
+    "costs_runs": ("single runs", "单次运行"),
 }
 
 LAYERS_ZH = {
@@ -95,6 +155,8 @@ LAYERS_ZH = {
     "MaxPool2d": "最大池化",
     "AdaptiveAvgPool2d": "自适应平均池化",
     "BatchNorm2d": "批量归一化",
+    "BatchNorm1d": "批量归一化",
+    "AdaptiveMaxPool2d": "自适应最大池化",
 }
 
 FASHION_ZH = {

@@ -1,4 +1,4 @@
-"""What is inside a model: the weights of its first layer, and what every layer makes of one image."""
+"""What is inside a model: the weights of a layer, and what layers make of one image."""
 
 import math
 from collections.abc import Sequence
@@ -17,14 +17,18 @@ MOST_MAPS = 16  # of one layer; more would be too small to see
 
 
 def filters(
-    weight: Any, lang: str = "en", class_names: Sequence[str] = (), image_shape: tuple[int, int, int] | None = None
+    weight: Any,
+    lang: str = "en",
+    class_names: Sequence[str] = (),
+    image_shape: tuple[int, int, int] | None = None,
+    layer: str | None = None,
 ) -> Figure:
-    """The first layer's weights as small pictures: blue negative, red positive, one scale for all.
+    """A layer's weights as small pictures: blue negative, red positive, one scale for all.
 
     `weight`: a convolution's (O, C, k, k), or a linear layer's (O, D) whose rows are made images again: of
     `image_shape` (C, H, W), by default the square that D pixels fill. The first 64 of many; three channels are drawn as
-    one colour picture about grey. Rows that are no image (D of no square) are drawn as one matrix. `class_names` name
-    the templates of a softmax regression.
+    one colour picture about grey. What is no picture is drawn as one matrix: rows of no square, 1×1 convolutions.
+    `class_names` name the templates of a softmax regression; `layer` stands in the title, by default "First layer".
 
     Raises:
         ShapeError: a weight that is neither (O, C, k, k) nor (O, D), or rows that do not fill `image_shape`.
@@ -33,12 +37,15 @@ def filters(
     weight = as_array(weight).astype(np.float64)
     if weight.ndim not in (2, 4) or not weight.size:
         raise ShapeError(f"weight of shape {tuple(weight.shape)}; expected (O, C, k, k) or (O, D), none of them 0")
+    layer = layer or word("first_layer", lang)
     convolution = weight.ndim == 4
+    if convolution and weight.shape[2:] == (1, 1):
+        return weight_matrix(weight[:, :, 0, 0], lang, layer)
     if not convolution:
         units, inputs = weight.shape
         shape = image_shape or square_shape(inputs)
         if shape is None:
-            return weight_matrix(weight, lang)
+            return weight_matrix(weight, lang, layer)
         if math.prod(shape) != inputs:
             raise ShapeError(f"rows of {inputs} weights do not fill image_shape={shape}; give the shape of the images")
         weight = weight.reshape(units, *shape)
@@ -61,9 +68,10 @@ def filters(
     figure = blank_figure(max(tile * columns + 1.2, 6), max((tile + 0.12) * rows + 0.7, 2.2))
     key = ("some_" if shown < count else "") + ("filters_title" if convolution else "templates_title")
     size = f"{height}×{width}" + (f"×{channels}" if channels > 1 else "")
-    title = word(key, lang, shown=shown, count=count, size=size)
+    title = word(key, lang, layer=layer, shown=shown, count=count, size=size)
     if not colour and channels > 1:
-        title += "\n" + word("filter_rows", lang)
+        rows_key = "some_filter_rows" if columns < channels else "filter_rows"
+        title += "\n" + word(rows_key, lang, shown=columns, count=channels)
     figure.suptitle(title, fontsize=12)
     grid = figure.subplots(rows, columns, squeeze=False)
     picture = None
@@ -86,13 +94,13 @@ def filters(
     return finished(figure, lang)
 
 
-def weight_matrix(weight: np.ndarray, lang: str) -> Figure:
+def weight_matrix(weight: np.ndarray, lang: str, layer: str) -> Figure:
     """One picture of all weights (O, D), for inputs that are no image."""
     scale = max(float(np.abs(weight).max()), 1e-12)
     figure = blank_figure(7, 3.5)
     axes = figure.add_subplot()
     picture = axes.imshow(weight, cmap="RdBu_r", vmin=-scale, vmax=scale, aspect="auto", interpolation="nearest")
-    axes.set_title(word("matrix_title", lang, count=weight.shape[0], size=weight.shape[1]))
+    axes.set_title(word("matrix_title", lang, layer=layer, count=weight.shape[0], size=weight.shape[1]))
     axes.set_xlabel(word("input", lang))
     axes.set_ylabel(word("unit", lang))
     for axis, length in ((axes.xaxis, weight.shape[1]), (axes.yaxis, weight.shape[0])):
@@ -148,6 +156,47 @@ def feature_maps(
     return finished(figure, lang)
 
 
+def layer_maps(
+    image: Any, name: str, values: Any, lang: str = "en", class_names: Sequence[str] = (), title: str | None = None
+) -> Figure:
+    """One layer's maps of one image, the first 64 of them with their numbers from 1; a vector as bars.
+
+    `image` and `values` as in `feature_maps`; all maps share their shades.
+    """
+    lang = writable_language(lang)
+    image = as_array(image)
+    image = image[0] if image.ndim == 4 else image
+    values = one_example(as_array(values).astype(np.float64))
+    if values.ndim == 1:
+        return feature_maps(image, [(name, values)], lang, class_names, title)
+    count, height, width = values.shape
+    shown = min(count, MOST_TILES)
+    columns = min(shown, 8)
+    rows = -(-shown // columns)
+    low, high = float(values.min()), float(values.max())
+    figure = blank_figure(max(1.05 * columns + 2.2, 7.5), max(1.2 * rows + 0.9, 2.8))
+    key = "layer_maps_title" if shown == count else "some_layer_maps_title"
+    text = word(
+        key, lang, name=name, count=count, shown=shown, size=f"{height}×{width}", low=short(low), high=short(high)
+    )
+    figure.suptitle(f"{title}\n{text}" if title else text, fontsize=11)
+    grid = GridSpec(rows, columns + 2, figure=figure)
+    axes = figure.add_subplot(grid[: min(rows, 2), :2], anchor="N")
+    draw_image(axes, image)
+    axes.set_title(word("input_image", lang), fontsize=9)
+    for index in range(shown):
+        axes = figure.add_subplot(grid[index // columns, 2 + index % columns])
+        axes.imshow(values[index], cmap="viridis", vmin=low, vmax=max(high, low + 1e-12), interpolation="nearest")
+        hide_ticks(axes)
+        axes.set_title(str(index + 1), fontsize=8, pad=2)
+    return finished(figure, lang)
+
+
+def short(value: float) -> str:
+    """Three digits, with a true minus."""
+    return f"{value:.3g}".replace("-", "−")
+
+
 def one_example(values: np.ndarray) -> np.ndarray:
     """(C, H, W) or (n,) of an output with or without a batch of one; C maps of one pixel are a vector."""
     if values.ndim in (2, 4) and len(values) == 1:
@@ -190,6 +239,5 @@ def draw_bars(axes: Any, name: str, values: np.ndarray, class_names: Sequence[st
         axes.tick_params(length=0)
     else:
         axes.set_xticks([])
-    low, high = (f"{value:.3g}".replace("-", "−") for value in (values.min(), values.max()))
-    text = word("values", lang, name=name, count=len(values), low=low, high=high)
+    text = word("values", lang, name=name, count=len(values), low=short(values.min()), high=short(values.max()))
     axes.set_title(text, loc="left", fontsize=9, pad=3)

@@ -111,6 +111,7 @@ def own_recipe(
     normalised = any(name.endswith("running_mean") for name in plain.state_dict())
     shallow = sum(value.ndim > 1 for value in plain.state_dict().values()) <= SHALLOW
     lr = 3e-3 if normalised or shallow or freeze else 5e-4
+    by_hand = shallow and not normalised
     num_images = len(dataset.train_images)
     settings = Settings(
         epochs=_between(5, 40_000 // num_images, 40),
@@ -123,7 +124,8 @@ def own_recipe(
         flip=dataset.input_shape[0] == 3 or dataset.name == "fashion-mnist",
         shift=pixels // 8,
         preparation=_preparation(dataset, pixels),
-        by_hand=shallow and not normalised,
+        by_hand=by_hand,
+        channels_last=not by_hand,
     )
     best = settings.replace(epochs=_between(20, 160_000 // num_images, 160), zoom=0.1, rotate=5.0, ema=0.999)
     return Recipe(**about, plans={"fast": Plan(settings), "best": Plan(best)}, options=form.options(pixels))
