@@ -173,7 +173,7 @@ def _read(path: Path, skipped: dict[str, str]) -> _File:
             skipped[where] = str(why)
     images: dict[int, tuple[str, tuple[int, int] | None]] = {}
     for i, entry in enumerate(content["images"]):
-        where = f"{path.name}, image {i + 1}"
+        where = f"{path.name}, image at {i + 1}"
         try:
             one = _id(entry, "id")
             where = f"{path.name}, image {one}"
@@ -232,7 +232,7 @@ def _objects(
     found: dict[int, list[LabelledObject]] = defaultdict(list)
     seen: set[int] = set()
     for i, entry in enumerate(annotations):
-        where = f"{path.name}, annotation {i + 1}"
+        where = f"{path.name}, annotation at {i + 1}"
         try:
             if not isinstance(entry, dict):
                 raise BadLabel(f"is {short(entry)}, expected an object")
