@@ -58,6 +58,9 @@ def test_the_catalogue_lists_the_data_sets_and_their_sizes():
         "cifar10": (50000, 10000, (3, 32, 32), 10),
         "cifar10-batch5": (40000, 10000, (3, 32, 32), 10),
         "image-folder": (0, 0, (), 0),
+        "digits-scene": (1600, 400, (3, 96, 96), 10),
+        "voc-folder": (0, 0, (), 0),
+        "coco-json": (0, 0, (), 0),
     }
     mirrors = {entry.name: len(entry.mirrors) for entry in data.DATASETS if entry.kind == "files"}
     assert mirrors == {"mnist": 2, "fashion-mnist": 2, "cifar10": 1, "cifar10-batch5": 1}
@@ -305,12 +308,12 @@ def test_the_status_says_what_is_where(tmp_path):
     write_set(tmp_path / "mnist")
     write_set(tmp_path / "FashionMNIST" / "raw", leave_out=NAMES[:1])
     rows = {row["name"]: row for row in data.status(tmp_path)}
-    states = ["made", "embedded", "present", "incomplete", "missing", "missing", "yours"]
+    states = ["made", "embedded", "present", "incomplete", "missing", "missing", "yours", "made", "yours", "yours"]
     assert [row["state"] for row in rows.values()] == states
     assert rows["mnist"]["where"] == tmp_path / "mnist"
     assert rows["mnist"]["bytes"] == sum(file.stat().st_size for file in (tmp_path / "mnist").iterdir())
     assert NAMES[0] in rows["fashion-mnist"]["note"]
-    assert [row["state"] for row in data.status()] == ["made", "embedded", *["missing"] * 4, "yours"]
+    assert [row["state"] for row in data.status()] == ["made", "embedded", *["missing"] * 4, *states[6:]]
 
 
 def test_a_sound_file_that_is_not_the_published_one_loads_and_the_check_says_so(tmp_path):

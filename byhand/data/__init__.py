@@ -11,26 +11,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byhand.data.cifar10 import CIFAR10, CIFAR10_BATCH5
+from byhand.data.coco_json import COCO_JSON
+from byhand.data.detection_labels import path_of
 from byhand.data.digits import DIGITS, embedded_path
+from byhand.data.digits_scene import DIGITS_SCENE
 from byhand.data.entry import DataFile, Entry
 from byhand.data.fashion_mnist import FASHION_MNIST
 from byhand.data.folders import Found, find, roots, target_folder
 from byhand.data.image_folder import IMAGE_FOLDER, folder_of, list_images
 from byhand.data.mnist import MNIST
 from byhand.data.synthetic_linear import SYNTHETIC_LINEAR
+from byhand.data.voc_folder import VOC_FOLDER
 from byhand.errors import DataError, unknown_name
 
 if TYPE_CHECKING:
     from byhand.data.arrays import Dataset
+    from byhand.data.detection import DetectionDataset
     from byhand.data.download import Progress
 
-DATASETS = (SYNTHETIC_LINEAR, DIGITS, MNIST, FASHION_MNIST, CIFAR10, CIFAR10_BATCH5, IMAGE_FOLDER)
+DATASETS = (
+    SYNTHETIC_LINEAR,
+    DIGITS,
+    MNIST,
+    FASHION_MNIST,
+    CIFAR10,
+    CIFAR10_BATCH5,
+    IMAGE_FOLDER,
+    DIGITS_SCENE,
+    VOC_FOLDER,
+    COCO_JSON,
+)
 
 Folder = str | os.PathLike[str]
 
 
 def entry(name: str) -> Entry:
-    """The catalogue's entry of this name; that of the user's own images for `image-folder:PATH`.
+    """The catalogue's entry of this name; that of the user's own images for `image-folder:PATH` and its like.
 
     Raises:
         UnknownName: there is none.
@@ -61,9 +77,12 @@ def load(
 
     Raises:
         UnknownName: no data set is called so.
-        DataError: it is nowhere, incomplete, damaged or not what its name says; or no mirror gave it.
+        DataError: it is nowhere, incomplete, damaged or not what its name says; no mirror gave it; or its images have
+            boxes, see `load_detection`.
     """
     known = entry(name)
+    if known.task != "labels":
+        raise DataError(f"{name} has boxes around objects, not one label an image; it is for detection networks only")
     if known.kind == "made":
         from byhand.data.synthetic_linear import make_synthetic_linear
 
@@ -84,6 +103,35 @@ def load(
     return _read(known, _complete(known, found, data_dir).paths)
 
 
+def load_detection(name: str, *, seed: int = 0, max_bytes: int = 2 * 10**9) -> "DetectionDataset":
+    """The data set of images with boxed objects: `digits-scene`, `voc-folder:PATH` or `coco-json:PATH`.
+
+    Args:
+        seed: of `digits-scene`, whose scenes are made, those of the test set, too; the others do not depend on it.
+        max_bytes: the most that a user's own images may take in memory; more are decoded when they are asked for.
+
+    Raises:
+        UnknownName: no data set is called so.
+        DataError: there is nothing of this kind at PATH, or nothing of it can be used; or the data set has no boxes.
+    """
+    known = entry(name)
+    if known.task != "detection":
+        boxed = ", ".join(one.name for one in DATASETS if one.task == "detection")
+        raise DataError(f"{name} has no boxes around objects, which a detection network needs; choose among {boxed}")
+    if known is DIGITS_SCENE:
+        from byhand.data.digits_scene import make_digits_scene
+
+        return make_digits_scene(seed)
+    path = path_of(name, f"{known.name}:PATH")
+    if known is COCO_JSON:
+        from byhand.data.coco_json import load_coco_json
+
+        return load_coco_json(path, max_bytes=max_bytes)
+    from byhand.data.voc_folder import load_voc_folder
+
+    return load_voc_folder(path, max_bytes=max_bytes)
+
+
 def get(
     name: str,
     data_dir: Folder | None = None,
@@ -102,6 +150,8 @@ def get(
         DataError: no mirror gave it, or the folder cannot be written.
     """
     known = entry(name)
+    if known.task == "detection" and known.kind == "folder":
+        return _labels_of(name, known)
     if known.kind == "folder":
         return list_images(folder_of(name)).folder
     if known.kind != "files":
@@ -144,13 +194,18 @@ def check(name: str, data_dir: Folder | None = None) -> list[dict[str, Any]]:
     """For each file its name, path, bytes on disk, sha256 of the content, verdict and note, after reading it whole.
 
     The verdict is "ok" (as published), "known variant" (the note says how it differs), "differs" (sound, but neither),
-    "made" (from a seed) or "yours" (there is nothing to differ from), or "left out" (an image that cannot be read).
+    "made" (from a seed) or "yours" (there is nothing to differ from), or "left out" (an image that cannot be read). Of
+    images with boxes there are more lines: the classes, the sizes of images and boxes, what was changed and left out.
 
     Raises:
         UnknownName: no data set is called so.
         DataError: it is nowhere, incomplete or damaged.
     """
     known = entry(name)
+    if known.task == "detection":
+        from byhand.data.detection_report import report
+
+        return report(load_detection(name), known, _labels_of(name, known))
     if known.kind == "folder":
         return _check_folder(name)
     if known.kind == "files":
@@ -184,6 +239,16 @@ def _read(known: Entry, paths: Mapping[str, Path]) -> "Dataset":
     from byhand.data.arrays import read_files
 
     return read_files(known, paths)
+
+
+def _labels_of(name: str, known: Entry) -> Path:
+    """Where the labels of images with boxes lie; the package's digits for what is made of them."""
+    if known.kind == "made":
+        return embedded_path(DIGITS.files[0]).parent
+    path = path_of(name, f"{known.name}:PATH")
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give the place of your labels as {known.name}:PATH")
+    return path
 
 
 def _check_folder(name: str) -> list[dict[str, Any]]:
@@ -232,7 +297,8 @@ def _whereabouts(known: Entry, data_dir: Folder | None) -> dict[str, Any]:
     if known.kind == "made":
         return {"state": "made", "where": None, "bytes": 0, "note": ""}
     if known.kind == "folder":
-        note = f"give your own as {known.name}:PATH, a folder of images for each class"
+        what = {"labels": "a folder of images for each class", "detection": "images with boxes"}[known.task]
+        note = f"give your own as {known.name}:PATH, {what}"
         return {"state": "yours", "where": None, "bytes": 0, "note": note}
     if known.kind == "embedded":
         paths = [embedded_path(file) for file in known.files]

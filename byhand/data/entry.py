@@ -56,7 +56,8 @@ class Entry:
     reading and has two: images, labels; what is made from a seed has none; where images and labels lie in one file,
     the last file is the test set). They are downloaded one by one, or all in one `archive`. `num_classes` is 0 for
     regression. `folders` are the folders of a root that may hold the files, where that is not just NAME; a download
-    goes into the first.
+    goes into the first. `task` is "labels" (one label an image, or the targets of a regression: an `arrays.Dataset`) or
+    "detection" (boxes around objects: a `detection.DetectionDataset`).
     """
 
     name: str
@@ -74,6 +75,7 @@ class Entry:
     files: tuple[DataFile, ...] = ()
     folders: tuple[str, ...] = ()
     archive: Archive | None = None
+    task: str = "labels"
 
     @property
     def num_classes(self) -> int:

@@ -1,4 +1,4 @@
-"""One picture file as a data set holds it: upright, over white, in 8 bits, a square of a given size."""
+"""One picture file as a data set holds it: upright, over white, in 8 bits, a square of a given size or whole."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # Plain picture formats. Pillow reads others too, and for one (EPS) starts another program on what the file says.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
@@ -37,23 +37,38 @@ def glance(path: Path) -> Glance:
     Raises:
         Unreadable: the file is not there, no picture, has floating-point pixels or so many that it must be an attack.
     """
-    with _told():
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            raise Unreadable("is not a file")
-        if not 0 < status.st_size <= _MAX_BYTES:
-            raise Unreadable(f"is {status.st_size:,} bytes" if status.st_size else "is empty")
-        with Image.open(path, formats=FORMATS) as picture:
-            width, height = picture.size
-            # Pillow only warns from here on, and raises at twice as many pixels.
-            if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-                raise Unreadable(f"has {width * height:,} pixels, more than {Image.MAX_IMAGE_PIXELS:,}")
-            if picture.mode == "F":
-                raise Unreadable("has floating-point pixels, of which white is unknown")
-            is_grey = picture.mode in ("1", "L", "LA", "La") or picture.mode.startswith("I")
-            # A JPEG with a preview beside it (MPO) is not a moving picture, though Pillow counts its frames.
-            is_animated = picture.format != "MPO" and getattr(picture, "is_animated", False)
-            return Glance(min(width, height), is_grey, is_animated)
+    with _opened(path) as picture:
+        if picture.mode == "F":
+            raise Unreadable("has floating-point pixels, of which white is unknown")
+        is_grey = picture.mode in ("1", "L", "LA", "La") or picture.mode.startswith("I")
+        # A JPEG with a preview beside it (MPO) is not a moving picture, though Pillow counts its frames.
+        is_animated = picture.format != "MPO" and getattr(picture, "is_animated", False)
+        return Glance(min(picture.size), is_grey, is_animated)
+
+
+def measure(path: Path) -> tuple[int, int, bool]:
+    """Width and height as the pixels are stored, and whether EXIF says to turn them by a quarter; nothing is decoded.
+
+    Raises:
+        Unreadable: as for `glance`.
+    """
+    with _opened(path) as picture:
+        if picture.mode == "F":
+            raise Unreadable("has floating-point pixels, of which white is unknown")
+        turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return *picture.size, turned
+
+
+def values_of(path: Path) -> np.ndarray:
+    """The values of a picture of one channel as they are stored, of a palette its indices: (H, W).
+
+    Raises:
+        Unreadable: it has several channels; or as for `glance` and `decode`.
+    """
+    with _opened(path) as picture:
+        if picture.mode not in ("1", "L", "P") and not picture.mode.startswith("I"):
+            raise Unreadable(f"has colours ({picture.mode}), expected a palette or grey")
+        return np.asarray(picture)
 
 
 def decode(content: bytes, size: int, channels: int) -> np.ndarray:
@@ -94,6 +109,36 @@ def over_white(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture
+
+
+def decode_whole(content: bytes, upright: bool = True) -> np.ndarray:
+    """The picture in a file's bytes in its own size and colours, uint8 (3, H, W); see `decode` for every kind of file.
+
+    It is turned as EXIF says, unless it is to stay as it is stored.
+
+    Raises:
+        Unreadable: as for `decode`.
+    """
+    with _told(), Image.open(BytesIO(content), formats=FORMATS) as picture:
+        pixels = np.asarray(over_white(ImageOps.exif_transpose(picture) if upright else picture).convert("RGB"))
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture in a file, if that is a file, is not absurdly large, and its pixels are not too many."""
+    with _told():
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise Unreadable("is not a file")
+        if not 0 < status.st_size <= _MAX_BYTES:
+            raise Unreadable(f"is {status.st_size:,} bytes" if status.st_size else "is empty")
+        with Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            # Pillow only warns from here on, and raises at twice as many pixels.
+            if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+                raise Unreadable(f"has {width * height:,} pixels, more than {Image.MAX_IMAGE_PIXELS:,}")
+            yield picture
 
 
 @contextmanager
