@@ -15,7 +15,8 @@ PACKAGE = Path(byhand.__file__).parent
 # Each part of the package may import what stands here, and errors. From DESIGN, with changes made on purpose:
 # runs may import models and data, as a run directory rebuilds its network and names its data; training may import
 # models, as fine-tuning asks which layers are the head; plots may import models, to ask a network for its receptive
-# fields and to train the pairs that it compares; jobs, reproduce and trained stand above everything but the command line.
+# fields and to train the pairs that it compares; jobs, reproduce and trained stand above everything but the command
+# line.
 BELOW_JOBS = {"ops", "nn", "optim", "models", "data", "training", "recipes", "runs", "proof", "plots", "pretrained"}
 MAY_IMPORT = {
     "errors": set(),

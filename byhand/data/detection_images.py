@@ -81,7 +81,8 @@ def read(labels: Labels, max_bytes: int = MAX_BYTES, split_seed: int = SPLIT_SEE
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise SettingsError(f"{name}={value!r} must be a whole number, at least 0")
     Image.preinit()  # Pillow's plugins, once and before the threads
-    skipped, changed = dict(labels.skipped), {}
+    skipped = dict(labels.skipped)
+    changed: dict[str, str] = {}
     said = [str(labels.folder), *labels.said]
     with without_warnings():
         parts = [_measured(part, skipped) for part in (labels.train, labels.test or ())]

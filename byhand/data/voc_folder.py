@@ -110,7 +110,9 @@ def faults_elsewhere(folder: Path, used: Collection[str]) -> dict[str, str]:
     """What could not be used in the annotations that are of none of these images, and why; see `list_voc`."""
     reading = _Reading(_root(folder))
     for image in reading.images([stem for stem in reading.annotations if stem not in used]):
-        for one in image.objects if image.size else ():
+        if image.size is None:
+            continue
+        for one in image.objects:
             try:
                 fitted_box(one.box, *image.size)
             except BadLabel as why:

@@ -23,4 +23,6 @@ EPOCH_SECONDS = {
     ("lenet5-digits", "fast"): 0.19,
     ("lenet5-digits", "best"): 0.24,
     ("lenet5-bn-fashion", "fast"): 4.97,
+    ("googlenet-fashion", "fast"): 54.8,
+    ("mobilenetv1-fashion", "fast"): 41.0,
 }
