@@ -679,3 +679,12 @@ def test_unknown_names_of_the_module_are_attribute_errors():
     with pytest.raises(AttributeError, match="loss_curves"):
         plots.loss_curves  # noqa: B018
     assert all(callable(getattr(plots, name)) for name in plots.HOMES)
+
+
+def test_of_a_deep_network_layers_from_the_first_to_the_last_are_shown():
+    from byhand.plots.figures import spread
+
+    assert spread([1, 2, 3], 3) == [1, 2, 3]
+    assert spread(list(range(31)), 16) == list(range(0, 31, 2))
+    found = spread(list(range(100)), 16)
+    assert (len(found), found[0], found[-1]) == (16, 0, 99)

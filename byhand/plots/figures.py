@@ -9,9 +9,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 DPI = 120
 MOST_SHOWN = 10  # images of a data set that are drawn where none are asked for
+MOST_LAYERS = 16  # of a network one under the other
 MOST_SEEN = 32  # images over which a measured receptive field is the mean
 
 
@@ -144,7 +145,10 @@ def drawings(
 
 
 def features(run: "Run", model: torch.nn.Module, dataset: "Dataset", lang: str, focus: Focus | None = None) -> Figure:
-    """Every layer's output for one image, by default the first test image, with the predicted class above.
+    """The layers' outputs for one image, by default the first test image, with the predicted class above.
+
+    Of a network of more than 16 layers 16 are shown, evenly spread from the first to the last; ``focus.layer`` names
+    any other.
 
     Raises:
         SettingsError: more than one image.
@@ -167,7 +171,14 @@ def features(run: "Run", model: torch.nn.Module, dataset: "Dataset", lang: str, 
     class_names = dataset.class_names if focus.layer is None else ()
     if focus.layer is not None:
         return layer_maps(shown.image[0], *maps[-1], lang, class_names, title)
-    return feature_maps(shown.image[0], maps, lang, class_names, title)
+    return feature_maps(shown.image[0], spread(maps, MOST_LAYERS), lang, class_names, title)
+
+
+def spread(entries: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of the entries, evenly spread, the first and the last among them."""
+    if len(entries) <= most:
+        return list(entries)
+    return [entries[round(number * (len(entries) - 1) / (most - 1))] for number in range(most)]
 
 
 def activations(run: "Run", model: torch.nn.Module, dataset: "Dataset", lang: str, focus: Focus) -> Figure:
