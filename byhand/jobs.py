@@ -23,6 +23,7 @@ from byhand.runs.run import Run
 from byhand.training.device import device_named
 from byhand.training.evaluate import Measured, evaluate
 from byhand.training.fit import Epoch, fit
+from byhand.training.lr_finder import LrSearch, check_range, search_lr
 from byhand.training.settings import Settings
 from byhand.training.state import State
 from byhand.training.tasks import CLASSIFICATION, REGRESSION
@@ -109,28 +110,18 @@ class Training:
         return result
 
 
-def start(
-    name: str | None = None,
-    plan: str = "fast",
-    *,
-    network: str | None = None,
-    dataset: str | None = None,
-    size: int | None = None,
-    weights: str | Path | None = None,
-    data_dir: str | Path | None = None,
-    runs_dir: str | Path = "runs",
-    progress: Progress | None = None,
-    **settings: Any,
-) -> Training:
-    """A training at its beginning, with its run directory made; ``settings`` replace those of the plan.
-
-    ``name`` is that of a recipe, LeNet-5's on the digits unless given. Or ``network`` and ``dataset`` name what there
-    is no recipe for, and ``size`` the pixels a side that images are brought to. ``weights`` is the path or address of
-    a file to start from: see ``byhand.pretrained.load_weights``.
-
-    Raises ByhandError of a kind that fits, before anything is written, for unknown names, impossible settings and data
-    that cannot be had.
-    """
+def _set_up(
+    name: str | None,
+    plan: str,
+    network: str | None,
+    dataset: str | None,
+    size: int | None,
+    weights: str | Path | None,
+    data_dir: str | Path | None,
+    progress: Progress | None,
+    settings: dict[str, Any],
+) -> tuple[dict[str, Any], State, Dataset, Loaded | None]:
+    """What recipe.json of a training will hold, its state at the beginning, its data, and what it took from weights."""
     check_names(name, network, dataset, plan, size)
     if network is None or dataset is None:
         chosen = recipe(name or DEFAULT.name)
@@ -189,7 +180,33 @@ def start(
     if given is not None:
         record["weights"] = {"source": given.source, "sha256": given.sha256, "loaded": str(loaded)}
     _check_fit(state, examples, chosen.network)
-    receipt = environment(resolved.seed, device, torch.get_num_threads(), examples)
+    return record, state, examples, loaded
+
+
+def start(
+    name: str | None = None,
+    plan: str = "fast",
+    *,
+    network: str | None = None,
+    dataset: str | None = None,
+    size: int | None = None,
+    weights: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    runs_dir: str | Path = "runs",
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Training:
+    """A training at its beginning, with its run directory made; ``settings`` replace those of the plan.
+
+    ``name`` is that of a recipe, LeNet-5's on the digits unless given. Or ``network`` and ``dataset`` name what there
+    is no recipe for, and ``size`` the pixels a side that images are brought to. ``weights`` is the path or address of
+    a file to start from: see ``byhand.pretrained.load_weights``.
+
+    Raises ByhandError of a kind that fits, before anything is written, for unknown names, impossible settings and data
+    that cannot be had.
+    """
+    record, state, examples, loaded = _set_up(name, plan, network, dataset, size, weights, data_dir, progress, settings)
+    receipt = environment(state.settings.seed, state.device, torch.get_num_threads(), examples)
     # As an absolute path, since the run may be opened from another folder.
     receipt["data_dir"] = None if data_dir is None else os.path.abspath(data_dir)
     training = Training(Run.create(runs_dir, record, receipt), state, examples, [], loaded)
@@ -201,6 +218,36 @@ def start(
             Path(runs_dir).rmdir()
         raise
     return training
+
+
+def find_lr(
+    name: str | None = None,
+    plan: str = "fast",
+    *,
+    network: str | None = None,
+    dataset: str | None = None,
+    size: int | None = None,
+    weights: str | Path | None = None,
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 100,
+    data_dir: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> LrSearch:
+    """What the losses of a short training say of the learning rate, which rises from ``low`` to ``high`` in it.
+
+    Network and data are named and set up as for ``start``; no run directory is made, what was learned is thrown away.
+
+    Raises ByhandError of a kind that fits; SettingsError for a range or number of steps that cannot be.
+    """
+    check_range(low, high, steps)
+    threads = torch.get_num_threads()
+    try:
+        record, state, examples, _ = _set_up(name, plan, network, dataset, size, weights, data_dir, progress, settings)
+        return search_lr(state, examples, record["task"], low, high, steps)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def resume(path: str | Path | Run, *, data_dir: str | Path | None = None, progress: Progress | None = None) -> Training:

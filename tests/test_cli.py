@@ -22,7 +22,7 @@ from byhand.runs.run import Run
 
 COMMANDS = (
     "list", "show", "prove", "train", "resume", "evaluate", "predict", "plot", "compare", "reproduce", "export", "data",
-    "bench",
+    "bench", "find-lr",
 )  # fmt: skip
 FAST = ("--threads", 1, "--no-plots")
 

@@ -8,7 +8,20 @@ from typing import Any
 
 import typer
 
-from byhand.cli import bench, catalogue, compare, data, evaluate, export, plot, predict, prove, reproduce, train
+from byhand.cli import (
+    bench,
+    catalogue,
+    compare,
+    data,
+    evaluate,
+    export,
+    find_lr,
+    plot,
+    predict,
+    prove,
+    reproduce,
+    train,
+)
 from byhand.cli.output import Interrupted, fail
 from byhand.errors import ByhandError
 
@@ -23,6 +36,7 @@ app.command("show")(catalogue.show)
 app.command("prove")(prove.prove)
 app.command("train")(train.train)
 app.command("resume")(train.resume)
+app.command("find-lr")(find_lr.find_lr)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("plot")(plot.plot)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from byhand.plots.gradcam import grad_cam, heat_over_images
     from byhand.plots.gradients import gradient_norm_curves, gradient_norms, pairs_measured
     from byhand.plots.layers import feature_maps, filters, layer_maps
+    from byhand.plots.lr_search import lr_curve
     from byhand.plots.predictions import confusion_matrix, predicted_against_true, worst_mistakes
     from byhand.plots.receptive import effective_fields, receptive_fields_figure
 
@@ -49,6 +50,7 @@ WITHOUT_RUN = (
 HOMES = {
     "loss_curve": "curves",
     "accuracy_curve": "curves",
+    "lr_curve": "lr_search",
     "predicted_against_true": "predictions",
     "confusion_matrix": "predictions",
     "worst_mistakes": "predictions",
@@ -91,6 +93,7 @@ __all__ = [
     "heat_over_images",
     "layer_maps",
     "loss_curve",
+    "lr_curve",
     "pairs_measured",
     "predicted_against_true",
     "receptive_fields_figure",

@@ -26,6 +26,13 @@ WORDS = {
         "No accuracy to draw: no epoch recorded one\n(a regression has none).",
         "没有可绘制的准确率：没有任何一轮记录了准确率\n（回归任务没有准确率）。",
     ),
+    # the search for a learning rate
+    "lr_title": ("Loss while the learning rate rises", "学习率上升时的损失"),
+    "lr_axis": ("learning rate (log scale)", "学习率（对数坐标）"),
+    "batch_loss_axis": ("loss of a batch", "一个批次的损失"),
+    "batch_loss": ("each batch", "每个批次"),
+    "smoothed_loss": ("smoothed", "平滑后"),
+    "suggested_lr": ("suggestion: {value}", "建议：{value}"),
     # predictions
     "predicted_title": ("Predicted against true", "预测值与真实值"),
     "true_value": ("true value", "真实值"),
