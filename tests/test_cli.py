@@ -418,3 +418,31 @@ def test_every_option_of_train_reaches_the_settings(byhand, here, small):
     settings = run.recipe()["settings"]
     assert {key: settings[key] for key in expected} == expected
     assert run.environment()["threads"] == torch.get_num_threads() == 1
+
+
+def test_any_setting_can_be_set_and_stands_in_the_record(byhand, tmp_path):
+    said = byhand(
+        "train", "--epochs", "1", "--set", "mixup=0.3", "--set", "decay_all=false", "--batch-size", "512",
+        "--runs-dir", str(tmp_path), "--no-plots", "--json",
+    )  # fmt: skip
+    assert said.code == 0
+    settings = Run.open(said.records[-1]["run"]).recipe()["settings"]
+    assert (settings["mixup"], settings["decay_all"], settings["batch_size"]) == (0.3, False, 512)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "mixpu=1"), "unknown setting 'mixpu'; did you mean 'mixup'"),
+        (("--set", "lr=0.1", "--lr", "0.2"), "lr is given by --lr and by --set; give one of them"),
+        (("--set", "patience=3"), "patience=3 looks at held-out examples; give hold_out"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_line(arguments, message, byhand, tmp_path):
+    for command in ("train", "find-lr"):
+        if command == "find-lr" and "--lr" in arguments:
+            continue
+        said = byhand(command, *arguments)
+        assert said.code == 2
+        assert message in said.err
+        assert said.err.count("\n") == 1

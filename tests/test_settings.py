@@ -8,7 +8,7 @@ import pytest
 from byhand.data.preparation import Preparation
 from byhand.errors import ByhandError, SettingsError, UnknownName
 from byhand.recipes import RECIPES
-from byhand.training.settings import Settings
+from byhand.training.settings import Settings, from_text
 
 PLAIN = Settings(epochs=2, batch_size=8, lr=0.1)
 ALL_PLANS = [plan.settings for recipe in RECIPES for plan in recipe.plans.values()]
@@ -164,3 +164,37 @@ def test_an_impossible_preparation_is_told_when_it_is_made(wrong, word):
     with pytest.raises(SettingsError) as error:
         Preparation(**wrong)
     assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mixup=0.2", ("mixup", 0.2)),
+        (" patience = 5 ", ("patience", 5)),
+        ("flip=True", ("flip", True)),
+        ("decay_all=false", ("decay_all", False)),
+        ("optimizer=adamw", ("optimizer", "adamw")),
+        ("milestones=0.5,0.75", ("milestones", (0.5, 0.75))),
+    ],
+)
+def test_a_setting_is_read_from_text_by_its_kind(text, expected):
+    found = from_text(text)
+    assert found == expected
+    assert type(found[1]) is type(expected[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mixup", "'mixup' must be NAME=VALUE"),
+        ("mixpu=0.2", "unknown setting 'mixpu'; did you mean 'mixup'"),
+        ("mixup=much", "mixup='much' must be a number"),
+        ("patience=1.5", "patience='1.5' must be a whole number"),
+        ("flip=yes", "flip='yes' must be true or false"),
+        ("milestones=0.5;0.7", "milestones='0.5;0.7' must be numbers apart by commas"),
+        ("preparation=pad", "unknown setting 'preparation'"),
+    ],
+)
+def test_a_setting_that_cannot_be_read_is_one_line(text, message):
+    with pytest.raises(ByhandError, match=message):
+        from_text(text)

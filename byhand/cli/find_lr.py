@@ -1,12 +1,13 @@
 """`byhand find-lr`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from byhand.cli.options import ByHand, DataDir, Json, Lang, Show, check_language
 from byhand.cli.output import emit
+from byhand.cli.settings import Assignments, DataSet, Network, Size, changes_of
 
 
 def find_lr(
@@ -14,6 +15,9 @@ def find_lr(
         str | None, typer.Argument(help="A name from `byhand list`; LeNet-5 on the digits unless given.")
     ] = None,
     plan: Annotated[str, typer.Option(help="book: the source's settings; fast; best.")] = "fast",
+    network: Network = None,
+    dataset: DataSet = None,
+    size: Size = None,
     low: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
     high: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 10.0,
     steps: Annotated[int, typer.Option(help="Steps of training, at least 10.")] = 100,
@@ -22,6 +26,7 @@ def find_lr(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; as torch finds them unless given.")] = None,
     by_hand: ByHand = None,
+    assignments: Assignments = None,
     data_dir: DataDir = None,
     output: Annotated[Path, typer.Option(help="The picture to write.")] = Path("find-lr.png"),
     lang: Lang = "en",
@@ -30,22 +35,29 @@ def find_lr(
 ) -> None:
     """Suggest a learning rate: train a few steps while it rises, and look where the loss falls fastest."""
     check_language(lang)
-    from byhand.recipes import DEFAULT
-    from byhand.recipes import recipe as named
-
-    name = recipe or DEFAULT.name
-    given = {"batch_size": batch_size, "device": device, "threads": threads, "by_hand": by_hand}
-    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None} | {"seed": seed}
-    named(name).plan(plan).settings.replace(**changes)  # a wrong setting is told before torch is even imported
+    given = {"batch_size": batch_size, "seed": seed, "device": device, "threads": threads, "by_hand": by_hand}
+    changes = changes_of(recipe, plan, network, dataset, size, given, assignments)
 
     from byhand import jobs, plots
     from byhand.cli.data import download_progress
     from byhand.plots.figures import write_figure
+    from byhand.recipes import DEFAULT
 
     with download_progress() as progress:
         found = jobs.find_lr(
-            name, plan, low=low, high=high, steps=steps, data_dir=data_dir, progress=progress, **changes
+            recipe,
+            plan,
+            network=network,
+            dataset=dataset,
+            size=size,
+            low=low,
+            high=high,
+            steps=steps,
+            data_dir=data_dir,
+            progress=progress,
+            **changes,
         )
+    name = f"{network} on {dataset}" if network else recipe or DEFAULT.name
     figure = plots.lr_curve(found.lrs, found.losses, found.smoothed, found.suggestion, lang)
     path = write_figure(figure, output)
     if as_json:

@@ -8,11 +8,12 @@ import typer
 
 from byhand.cli.options import ByHand, DataDir, Json, Lang, RunPath, RunsDir, Show, check_language
 from byhand.cli.output import Interrupted, bounds, emit, table
+from byhand.cli.settings import Assignments, DataSet, Network, Size, changes_of
 
 if TYPE_CHECKING:
     from byhand.jobs import Training
 
-OWN, TUNE = "Your own images, or any network with any data", "Fine-tuning"  # headings of --help
+TUNE = "Fine-tuning"  # a heading of --help
 Plots = Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the pictures at the end.")]
 
 
@@ -21,19 +22,9 @@ def train(
         str | None, typer.Argument(help="A name from `byhand list`; LeNet-5 on the digits unless given.")
     ] = None,
     plan: Annotated[str, typer.Option(help="book: the source's settings; fast; best.")] = "fast",
-    network: Annotated[
-        str | None, typer.Option(help="In place of a recipe: a name from `byhand list networks`.", rich_help_panel=OWN)
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="Its data: a name from `byhand list data`, or image-folder:PATH with a folder of pictures a class.",
-            rich_help_panel=OWN,
-        ),
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Bring images to so many pixels a side.", rich_help_panel=OWN)
-    ] = None,
+    network: Network = None,
+    dataset: DataSet = None,
+    size: Size = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -58,6 +49,7 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; as torch finds them unless given.")] = None,
     by_hand: ByHand = None,
+    assignments: Assignments = None,
     data_dir: DataDir = None,
     runs_dir: RunsDir = Path("runs"),
     lang: Lang = "en",
@@ -67,27 +59,19 @@ def train(
 ) -> None:
     """Train a recipe, or a network of your choice on your own images: checkpoints, pictures and a run directory."""
     check_language(lang)
-    from byhand.recipes import DEFAULT
-    from byhand.recipes import recipe as named
-    from byhand.recipes.own import check_names
-    from byhand.training.settings import Settings
-
     given = {
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,
+        "seed": seed,
         "hold_out": hold_out,
         "device": device,
         "threads": threads,
         "freeze": freeze,
         "body_lr": body_lr,
+        "by_hand": by_hand,
     }
-    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    changes |= {"seed": seed} | ({} if by_hand is None else {"by_hand": by_hand})
-    # A wrong name or setting is told before torch is even imported.
-    check_names(recipe, network, dataset, plan, size)
-    planned = named(recipe or DEFAULT.name).plan(plan).settings if network is None else Settings(1, 1, 1.0)
-    planned.replace(**changes)
+    changes = changes_of(recipe, plan, network, dataset, size, given, assignments)
 
     from byhand import jobs
     from byhand.cli.data import download_progress

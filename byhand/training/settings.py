@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -194,6 +194,31 @@ class Settings:
             return cls(**{**record, "preparation": Preparation.of(record.get("preparation"))})
         except TypeError as error:
             raise SettingsError(f"these are not the settings of a training: {error}") from None
+
+
+def from_text(text: str) -> tuple[str, Any]:
+    """Name and value of a setting that is written NAME=VALUE: numbers, true or false, or shares apart by commas.
+
+    Raises UnknownName for a name that is none, SettingsError for a value that cannot be meant.
+    """
+    name, sign, value = (part.strip() for part in text.partition("="))
+    kinds = {one.name: one.type for one in dataclasses.fields(Settings) if one.name != "preparation"}
+    if not sign:
+        raise SettingsError(f"{text!r} must be NAME=VALUE, such as mixup=0.2")
+    if name not in kinds:
+        raise unknown_name("setting", name, kinds)
+    known: dict[Any, tuple[str, Callable[[str], Any]]] = {
+        bool: ("true or false", lambda text: {"true": True, "false": False}[text.lower()]),
+        int: ("a whole number", int),
+        float: ("a number", float),
+        str: ("a name", str),
+    }
+    several = ("numbers apart by commas", lambda text: tuple(float(part) for part in text.split(",")))
+    kind, read = known.get(kinds[name], several)
+    try:
+        return name, read(value)
+    except (KeyError, ValueError):
+        raise SettingsError(f"{name}={value!r} must be {kind}") from None
 
 
 def _whole(name: str, value: Any, least: int, most: int | None = None) -> None:
