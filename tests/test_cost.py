@@ -6,9 +6,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import byhand.nn as by_hand_layers
+from byhand import models
 from byhand.errors import ShapeError
 from byhand.models import FIRST, build
-from byhand.models.cost import COLUMNS, Row, cells, layer_table, total
+from byhand.models.cost import COLUMNS, Row, cells, layer_table, separated, total
 
 
 def table(name, **options):
@@ -254,3 +255,23 @@ def test_cells_are_the_text_of_a_row():
     assert cells(row) == ("(network)", "Conv2d", "6 × 28 × 28", "156", "117,600", "624", "18,816")
     assert len(cells(row)) == len(COLUMNS)
     assert cells(total([row]))[:3] == ("total", "", "")
+
+
+def test_mobilenet_with_full_convolutions_costs_what_its_paper_says():
+    with torch.device("meta"):
+        model = models.build("mobilenet_v1")
+    rows = layer_table(model, (3, 224, 224))
+    found = separated(model, rows)
+    # Howard et al. 2017, table 4: 4866 million multiply-adds with full convolutions, 569 with depthwise separable ones.
+    assert found.pairs == 13
+    assert round((total(rows).multiply_adds - found.multiply_adds + found.full) / 1e6) == 4866
+    assert round(total(rows).multiply_adds / 1e6) == 569
+
+
+def test_what_is_separated_is_counted_by_hand():
+    model = nn.Sequential(
+        nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.ReLU(), nn.Conv2d(4, 10, 1), nn.Conv2d(10, 5, 1), nn.Conv2d(5, 2, 3)
+    )
+    found = separated(model, layer_table(model, (4, 6, 6)))
+    assert (found.pairs, found.multiply_adds, found.full) == (1, 36 * (9 * 4 + 4 * 10), 36 * 9 * 4 * 10)
+    assert separated(model[2:], layer_table(model[2:], (4, 6, 6))).pairs == 0

@@ -99,18 +99,27 @@ def show(
 ) -> None:
     """Show a network's layers: output shape, parameters, multiply-adds and bytes for one input."""
     from byhand import models
-    from byhand.models.cost import COLUMNS, cells, layer_table, total
+    from byhand.models.cost import COLUMNS, cells, layer_table, separated, total
 
     entry = models.network(network)
-    rows = layer_table(entry.build(), entry.input_shape)
-    whole = total(rows)
+    model = entry.build()
+    rows = layer_table(model, entry.input_shape)
+    whole, split = total(rows), separated(model, rows)
     if as_json:
         for row in rows:
             emit({"network": network, **_record(row)})
-        emit({"network": network, **_record(whole), "name": "total"})
+        saved = (
+            {"separable_multiply_adds": split.multiply_adds, "full_multiply_adds": split.full} if split.pairs else {}
+        )
+        emit({"network": network, **_record(whole), "name": "total", **saved})
         return
     title = f"{entry.title} ({entry.source}), input {_shape(entry.input_shape)}, float32"
     table(COLUMNS, [cells(row) for row in (*rows, whole)], title, numbers=4)
+    if split.pairs:
+        typer.echo(
+            f"{split.pairs} convolutions are depthwise and pointwise: {split.multiply_adds:,} multiply-adds; full ones "
+            f"in their place take {split.full:,}, {split.full / split.multiply_adds:.1f} times as many."
+        )
 
 
 def _record(row: Any) -> dict[str, Any]:

@@ -127,6 +127,43 @@ def total(rows: Iterable[Row]) -> Row:
     )
 
 
+@dataclass(frozen=True)
+class Separated:
+    """How many convolutions a network has in two halves, their multiply-adds, and those of full ones in their place."""
+
+    pairs: int
+    multiply_adds: int
+    full: int
+
+
+def separated(model: nn.Module, rows: Iterable[Row]) -> Separated:
+    """What depthwise separable convolutions save, from the rows of ``layer_table(model, ...)``.
+
+    A depthwise convolution of k × k over C channels and the 1×1 convolution into N after it, on maps of the same size,
+    cost k²·C + C·N multiply-adds for each place; a full convolution of k × k from C to N costs k²·C·N: the share is
+    1/N + 1/k² (Howard et al. 2017, section 3.1). Layers in between, as those of squeeze-and-excitation, are left out.
+    """
+    layers: dict[str, Any] = dict(model.named_modules())
+    pairs = halves = full = 0
+    depthwise: Row | None = None
+    for row in rows:
+        layer = layers.get(row.name)
+        if not isinstance(layer, nn.Conv2d) or row.output_shape is None or row.multiply_adds is None:
+            continue
+        if layer.groups == layer.in_channels == layer.out_channels > 1 and max(layer.kernel_size) > 1:
+            depthwise = row
+        elif depthwise is not None and depthwise.output_shape is not None and depthwise.multiply_adds is not None:
+            follows = (
+                layer.in_channels == depthwise.output_shape[0] and row.output_shape[1:] == depthwise.output_shape[1:]
+            )
+            if follows and layer.kernel_size == (1, 1) and layer.groups == 1:
+                pairs += 1
+                halves += depthwise.multiply_adds + row.multiply_adds
+                full += depthwise.multiply_adds * layer.out_channels
+                depthwise = None
+    return Separated(pairs, halves, full)
+
+
 def cells(row: Row) -> tuple[str, ...]:
     """The row as text under COLUMNS: 1,234 for numbers, 6 × 28 × 28 for shapes, ? for what nobody knows."""
     shape = "" if row.output_shape is None else " × ".join(map(str, row.output_shape))
