@@ -4,6 +4,7 @@ Names, arguments and defaults are those of ``torch.nn.functional`` where it has 
 """
 
 from byhand.ops.activations import leaky_relu, relu, sigmoid, tanh
+from byhand.ops.binary_cross_entropy import binary_cross_entropy_with_logits
 from byhand.ops.convolution import conv2d, conv_output_size, corr2d
 from byhand.ops.cross_entropy import cross_entropy, nll_loss, one_hot
 from byhand.ops.flatten import flatten
@@ -25,6 +26,7 @@ __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool2d",
     "batch_norm",
+    "binary_cross_entropy_with_logits",
     "conv2d",
     "conv_output_size",
     "conv_transpose2d",
