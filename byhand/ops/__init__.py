@@ -5,6 +5,18 @@ Names, arguments and defaults are those of ``torch.nn.functional`` where it has 
 
 from byhand.ops.activations import leaky_relu, relu, sigmoid, tanh
 from byhand.ops.binary_cross_entropy import binary_cross_entropy_with_logits
+from byhand.ops.anchors import anchor_boxes, cell_anchors, multibox_prior, receptive_centres, receptive_field
+from byhand.ops.assignment import assign_anchor_to_bbox, match_boxes, sample_balanced
+from byhand.ops.boxes import (
+    box_area,
+    box_convert,
+    box_iou,
+    clip_boxes_to_image,
+    decode_boxes,
+    encode_boxes,
+    generalized_box_iou,
+    remove_small_boxes,
+)
 from byhand.ops.convolution import conv2d, conv_output_size, corr2d
 from byhand.ops.cross_entropy import cross_entropy, nll_loss, one_hot
 from byhand.ops.flatten import flatten
@@ -19,22 +31,34 @@ from byhand.ops.regularisation import dropout, l2_penalty
 from byhand.ops.smooth_activations import gelu, hardsigmoid, hardswish, hardtanh, relu6, silu
 from byhand.ops.softmax import log_softmax, softmax
 from byhand.ops.stochastic_depth import stochastic_depth
+from byhand.ops.suppression import batched_nms, nms, soft_nms
 from byhand.ops.transposed import conv_transpose2d
 
 __all__ = [
     "RankDeficient",
     "adaptive_avg_pool2d",
+    "anchor_boxes",
+    "assign_anchor_to_bbox",
     "avg_pool2d",
     "batch_norm",
     "binary_cross_entropy_with_logits",
+    "batched_nms",
+    "box_area",
+    "box_convert",
+    "box_iou",
+    "cell_anchors",
+    "clip_boxes_to_image",
     "conv2d",
     "conv_output_size",
     "conv_transpose2d",
     "corr2d",
     "cross_entropy",
+    "decode_boxes",
     "dropout",
+    "encode_boxes",
     "flatten",
     "gelu",
+    "generalized_box_iou",
     "group_norm",
     "hardsigmoid",
     "hardswish",
@@ -49,16 +73,24 @@ __all__ = [
     "linear",
     "local_response_norm",
     "log_softmax",
+    "match_boxes",
     "max_pool2d",
     "mse_loss",
+    "multibox_prior",
     "nll_loss",
+    "nms",
     "one_hot",
     "pad2d",
+    "receptive_centres",
+    "receptive_field",
     "relu",
     "relu6",
+    "remove_small_boxes",
+    "sample_balanced",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
+    "soft_nms",
     "softmax",
     "squared_loss",
     "stochastic_depth",

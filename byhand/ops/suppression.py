@@ -1,0 +1,158 @@
+"""Non-maximum suppression: of boxes that show the same thing, keep the best; Dive into Deep Learning, section 14.4.4.
+
+Greedy suppression goes through the boxes in order of score, keeps one unless a better box that was kept overlaps it too
+much, and so looks like a loop over boxes. Here it is a loop over blocks of boxes:
+
+1. Take the best boxes that are left, a block, and the matrix S of who would suppress whom among them (better first).
+   Who is kept is the one k with  k_j = no i with k_i S_ij.  Starting from "all" and applying this again and again, the
+   first box is right after one round, and every box one round after the boxes above it that matter: a handful of
+   products of a vector and a matrix, never more than there are boxes in the block.
+2. Whatever the kept ones of the block suppress among all later boxes goes, in one matrix.
+
+A pair is compared at most once, and only while both are left, much as in the loop.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from byhand.errors import SettingsError, ShapeError
+from byhand.ops.boxes import box_iou, overlap_and_union, rows_and_area
+
+FIRST, BLOCK = 64, 256  # boxes in the first block, where few may survive, and at most
+TILE = 1 << 17  # pairs in one matrix, so that it stays in the cache
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Indices of the boxes that no better kept box overlaps with IoU > ``iou_threshold``, (N, 4), (N,) -> (K,) int64.
+
+    In order of decreasing score; of equal scores the lower index counts as the better. IoU is rounded and compared as
+    in torchvision's operator on a CPU, so the same boxes stay; a pair without area, or with NaN, overlaps nothing.
+
+    Raises ShapeError for shapes that do not fit, SettingsError for a threshold outside 0..1.
+    """
+    order = _order(boxes, scores, iou_threshold)
+    kept = _greedy(boxes.index_select(0, order), torch.zeros_like(order), iou_threshold)
+    return order[kept]
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """``nms`` for each class alone: boxes of different ``idxs`` (N,) never suppress each other; -> (K,) int64.
+
+    In order of decreasing score over all classes. The boxes themselves are compared, where torchvision may first shift
+    them apart by class, and rounds in doing so.
+    """
+    order = _order(boxes, scores, iou_threshold)
+    if idxs.shape != scores.shape:
+        raise ShapeError(f"idxs has shape {tuple(idxs.shape)}; expected {tuple(scores.shape)}, one class a box")
+    groups, by_group = idxs[order].sort(stable=True)
+    kept = by_group[_greedy(boxes.index_select(0, order[by_group]), groups, iou_threshold)]
+    return order[kept.sort()[0]]
+
+
+def _order(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
+        raise ShapeError(f"boxes {tuple(boxes.shape)} and scores {tuple(scores.shape)} must be (N, 4) and (N,)")
+    if not 0 <= iou_threshold <= 1:
+        raise SettingsError(f"iou_threshold={iou_threshold} must lie in 0..1")
+    return scores.detach().sort(descending=True, stable=True)[1]
+
+
+def _greedy(boxes: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    """Which boxes stay, in order, given that those of one group stand together and the better of them first."""
+    rest, places, size = rows_and_area(boxes.detach()), torch.arange(len(boxes), device=boxes.device), FIRST
+    exceeds = _exceeds(threshold, rest.dtype)
+    kept = [places[:0]]
+    while len(places):
+        block, group = rest[:, :size], groups[:size]
+        survives = _settled((exceeds(block, block) & (group[:, None] == group)).triu_(1))
+        kept.append(places[:size][survives])
+        # The groups stand together, so that later boxes can be of the block's last group only.
+        groups, rest, places = groups[size:], rest[:, size:], places[size:]
+        reach = int((groups == group[-1]).sum())
+        left = _left(rest[:, :reach], block[:, survives & (group == group[-1])], exceeds)
+        if len(left) < reach:
+            groups = groups[reach - len(left) :]
+            rest = torch.cat([rest.index_select(1, left), rest[:, reach:]], 1)
+            places = torch.cat([places[left], places[reach:]])
+        size = min(2 * size, BLOCK)
+    return torch.cat(kept)
+
+
+def _exceeds(threshold: float, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+    """The comparison IoU > threshold of every pair, of boxes as ``rows_and_area`` gives them.
+
+    The threshold is a double, IoU may be float32: where its nearest float32 lies above it (0.3 does), an IoU of
+    exactly that float32 is larger than the threshold.
+    """
+    rounded_up = float(torch.tensor(threshold, dtype=dtype)) > threshold
+    compare = torch.ge if rounded_up else torch.gt
+
+    def exceeds(a: Tensor, b: Tensor) -> Tensor:
+        inter, union = overlap_and_union(a, b)
+        return compare(inter.div_(union), threshold)  # 0 / 0 is NaN, which is larger than nothing
+
+    return exceeds
+
+
+def _settled(suppresses: Tensor) -> Tensor:
+    """Who stays, bool (B,), where i stands before j and would suppress it if ``suppresses[i, j]``, bool (B, B)."""
+    matrix = suppresses.float()
+    stays = torch.ones_like(matrix[0])
+    while True:
+        before, stays = stays, (stays @ matrix == 0).float()
+        if torch.equal(before, stays):
+            return stays > 0
+
+
+def _left(rest: Tensor, kept: Tensor, exceeds: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Indices of those of ``rest`` (5, M) that none of ``kept`` (5, K) suppresses."""
+    step = max(1, TILE // max(1, kept.shape[1]))
+    hit = [exceeds(kept, rest[:, i : i + step]) for i in range(0, rest.shape[1], step)]
+    # The largest of bytes takes a twentieth of the time of any().
+    struck = [part.view(torch.uint8).amax(0) for part in hit if len(part)]
+    if not struck:
+        return torch.arange(rest.shape[1], device=rest.device)
+    return (torch.cat(struck) == 0).nonzero()[:, 0]
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    method: str = "gaussian",
+    sigma: float = 0.5,
+    iou_threshold: float = 0.3,
+    score_threshold: float = 0.001,
+) -> tuple[Tensor, Tensor]:
+    """Indices and lowered scores, (N, 4) and (N,) -> (K,) int64 and (K,): what a better box overlaps counts less.
+
+    Again and again the best box left is taken, and the scores s of the others fall by their IoU u with it:
+
+        gaussian:  s ← s exp(−u² / sigma),        linear:  s ← s (1 − u) where u ≥ iou_threshold.
+
+    Boxes whose score falls below ``score_threshold`` are dropped. In the order taken, which is that of the new scores;
+    of equal ones the lower index first.
+
+    Raises ShapeError for shapes that do not fit, SettingsError for an unknown method or a sigma that is not positive.
+    Source: Bodla et al. (2017), Soft-NMS, equations 2 and 3 and algorithm of figure 3.
+    """
+    order = _order(boxes, scores, iou_threshold)
+    if method not in ("gaussian", "linear"):
+        raise SettingsError(f"method={method!r} must be 'gaussian' or 'linear'")
+    if not sigma > 0:
+        raise SettingsError(f"sigma={sigma} must be above 0")
+    left, lowered = boxes.detach()[order], scores.detach()[order].clone()
+    taken, taken_scores = [order[:0]], [lowered[:0]]
+    while True:
+        alive = (lowered >= score_threshold).nonzero()[:, 0]
+        order, left, lowered = order[alive], left[alive], lowered[alive]
+        if not len(order):
+            return torch.cat(taken), torch.cat(taken_scores)
+        tied = (lowered == lowered.amax()).nonzero()[:, 0]
+        best = tied[order[tied].argmin(0, keepdim=True)]
+        taken.append(order[best])
+        taken_scores.append(lowered[best])
+        u = box_iou(left[best], left)[0].to(lowered.dtype)
+        lowered *= torch.exp(-u * u / sigma) if method == "gaussian" else torch.where(u < iou_threshold, 1, 1 - u)
+        lowered[best] = -torch.inf  # gone, whatever the threshold
