@@ -21,12 +21,13 @@ PACKAGE = Path(byhand.__file__).parent
 
 # What may run: arithmetic, matrix products, reductions, comparison, exp and log, indexing, shapes, memory, draws.
 ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "neg", "pow", "abs", "sign", "clamp", "clamp_min", "clamp_max"}
-ROUNDING = {"floor_divide", "remainder"}
+ROUNDING = {"floor_divide", "remainder", "floor", "ceil", "trunc"}
 PRODUCTS = {"mm", "bmm", "baddbmm", "mv", "dot", "addcmul", "addcdiv", "lerp"}
 REDUCTIONS = {"sum", "mean", "amax", "amin", "max", "min", "argmax", "all", "any", "cumsum"}
 COMPARISON = {"eq", "ne", "lt", "le", "gt", "ge", "where", "bitwise_and", "bitwise_or", "bitwise_not", "logical_not"}
-ANALYSIS = {"exp", "expm1", "log", "sqrt", "reciprocal", "maximum", "minimum"}
+ANALYSIS = {"exp", "expm1", "log", "sqrt", "reciprocal", "maximum", "minimum", "log2"}
 INDEXING = {"index", "index_put", "index_add", "gather", "scatter_add", "slice", "select", "arange"}
+INDEXING |= {"index_select", "nonzero", "scatter"}
 SHAPES = {"view", "_unsafe_view", "reshape", "_reshape_alias", "as_strided", "expand", "permute", "t", "transpose"}
 SHAPES |= {
     "unsqueeze",
@@ -37,18 +38,32 @@ SHAPES |= {
     "alias",
     "detach",
     "split",
+    "unbind",
     "select_backward",
     "slice_backward",
 }
 MEMORY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "zeros", "zeros_like", "new_zeros"}
 MEMORY |= {"ones_like", "ones", "full", "full_like", "new_full", "scalar_tensor", "fill", "zero", "copy", "clone"}
 MEMORY |= {"_to_copy", "_local_scalar_dense", "lift_fresh", "item", "resize"}
+MEMORY |= {"_sparse_coo_tensor_with_dims_and_tensors"}  # a matrix written down by its entries that are not zero
 RANDOM = {"bernoulli"}
 ALLOWED = ARITHMETIC | ROUNDING | PRODUCTS | REDUCTIONS | COMPARISON | ANALYSIS | INDEXING | SHAPES | MEMORY | RANDOM
 
 # What would be torch's own layer, activation, loss or optimizer; parts of a kernel's name.
 FORBIDDEN = ("conv", "pool", "softmax", "relu", "sigmoid", "tanh", "elu", "loss", "dropout", "norm", "linear", "addmm")
-FORBIDDEN += ("pad", "im2col", "col2im", "_foreach", "_fused", "lstsq", "linalg", "embedding", "threshold")
+FORBIDDEN += (
+    "pad",
+    "im2col",
+    "col2im",
+    "_foreach",
+    "_fused",
+    "lstsq",
+    "linalg",
+    "embedding",
+    "threshold",
+    "upsample",
+    "grid_sampl",
+)
 
 # Nodes of torch that may stand between loss and weights: views, addition and concatenation, the ends of the tape.
 TAPE = {"AddBackward0", "CatBackward0", "AccumulateGrad", "ViewBackward0", "UnsafeViewBackward0", "TBackward0"}
@@ -178,6 +193,7 @@ def test_the_remaining_operations_are_nothing_but_arithmetic():
         return torch.randn(*shape, generator=torch.Generator().manual_seed(1), requires_grad=True)
 
     layer = hand_nn.PHMLinear(4, 6, 2)
+    boxes = torch.tensor([[0, 1.0, 1, 9, 8], [1, -3, 0, 30, 4], [1, 2, 2, 2, 2]])
     calls = [
         lambda: byhand.ops.corr2d(leaf(5, 4), leaf(2, 2)),
         lambda: byhand.ops.softmax(leaf(3, 4), 1),
@@ -202,6 +218,12 @@ def test_the_remaining_operations_are_nothing_but_arithmetic():
         lambda: byhand.ops.layer_norm(leaf(4, 3), 3, leaf(3), leaf(3)),
         lambda: byhand.ops.group_norm(leaf(2, 4, 3, 3), 2, leaf(4), leaf(4)),
         lambda: byhand.ops.local_response_norm(leaf(2, 4, 3, 3), 3),
+        lambda: byhand.ops.resize(leaf(1, 2, 3, 4), (5, 3)),
+        lambda: byhand.ops.upsample_nearest(leaf(1, 2, 3, 4), (6, 7)),
+        lambda: byhand.ops.roi_pool(leaf(2, 3, 6, 5), boxes, 2, 0.5),
+        lambda: byhand.ops.roi_align(leaf(2, 3, 6, 5), boxes, (2, 3), 0.5, 2, True),
+        lambda: byhand.ops.roi_align(leaf(2, 3, 60, 50), boxes, (2, 3), 0.5),  # few of the pixels are used
+        lambda: byhand.ops.multiscale_roi_align([leaf(2, 3, 16, 16), leaf(2, 3, 8, 8)], boxes, 2, 2, [(32, 32)], 16, 2),
     ]
     for call in calls:
         with Kernels() as kernels:

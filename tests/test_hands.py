@@ -355,10 +355,12 @@ CALLS = {
     "F.group_norm": lambda x: F.group_norm(x, 2, x[0], bias=x[1]),
     "torch.group_norm": lambda x: torch.group_norm(x, num_groups=2, weight=x[0]),
     "F.local_response_norm": lambda x: F.local_response_norm(x[None], 3, alpha=0.5),
+    "F.interpolate": lambda x: F.interpolate(x[None, None], size=(5, 9)),
+    "F.interpolate bilinear": lambda x: F.interpolate(x[None, None], None, 1.7, "bilinear", align_corners=False),
 }
 # Kernels that compute a layer, an activation or a loss; tests/test_by_hand_is_by_hand.py has the list of what may run.
 LAYER_KERNELS = ("relu", "sigmoid", "tanh", "softmax", "dropout", "_loss", "conv", "pool", "pad", "addmm", "linear")
-LAYER_KERNELS += ("norm",)
+LAYER_KERNELS += ("norm", "upsample")
 
 
 class Calls(nn.Module):
@@ -406,7 +408,7 @@ UNKNOWN_CALLS = {
     "embedding": lambda x: F.embedding(torch.tensor([0]), x),
     "binary_cross_entropy": lambda x: F.binary_cross_entropy(x.sigmoid(), torch.ones_like(x)),
     "scaled_dot_product_attention": lambda x: F.scaled_dot_product_attention(x, x, x),
-    "interpolate": lambda x: F.interpolate(x[None], scale_factor=2),
+    "grid_sample": lambda x: F.grid_sample(x[None, None], torch.zeros(1, 2, 2, 2, dtype=x.dtype), align_corners=False),
     "softmax": lambda x: torch.special.softmax(x, 1),
 }
 

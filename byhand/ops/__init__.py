@@ -4,9 +4,9 @@ Names, arguments and defaults are those of ``torch.nn.functional`` where it has 
 """
 
 from byhand.ops.activations import leaky_relu, relu, sigmoid, tanh
-from byhand.ops.binary_cross_entropy import binary_cross_entropy_with_logits
 from byhand.ops.anchors import anchor_boxes, cell_anchors, multibox_prior, receptive_centres, receptive_field
 from byhand.ops.assignment import assign_anchor_to_bbox, match_boxes, sample_balanced
+from byhand.ops.binary_cross_entropy import binary_cross_entropy_with_logits
 from byhand.ops.boxes import (
     box_area,
     box_convert,
@@ -24,10 +24,15 @@ from byhand.ops.hypercomplex import hypercomplex_weight
 from byhand.ops.least_squares import RankDeficient, least_squares
 from byhand.ops.linear import linear
 from byhand.ops.losses import huber_loss, l1_loss, mse_loss, smooth_l1_loss, squared_loss
+from byhand.ops.masks import paste_masks_in_image
 from byhand.ops.normalisation import batch_norm, group_norm, layer_norm, local_response_norm
 from byhand.ops.padding import pad2d
 from byhand.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from byhand.ops.pyramid import multiscale_roi_align
 from byhand.ops.regularisation import dropout, l2_penalty
+from byhand.ops.resizing import interpolate, resize, upsample_nearest
+from byhand.ops.roi_align import roi_align
+from byhand.ops.roi_pool import roi_pool
 from byhand.ops.smooth_activations import gelu, hardsigmoid, hardswish, hardtanh, relu6, silu
 from byhand.ops.softmax import log_softmax, softmax
 from byhand.ops.stochastic_depth import stochastic_depth
@@ -41,8 +46,8 @@ __all__ = [
     "assign_anchor_to_bbox",
     "avg_pool2d",
     "batch_norm",
-    "binary_cross_entropy_with_logits",
     "batched_nms",
+    "binary_cross_entropy_with_logits",
     "box_area",
     "box_convert",
     "box_iou",
@@ -65,6 +70,7 @@ __all__ = [
     "hardtanh",
     "huber_loss",
     "hypercomplex_weight",
+    "interpolate",
     "l1_loss",
     "l2_penalty",
     "layer_norm",
@@ -77,15 +83,20 @@ __all__ = [
     "max_pool2d",
     "mse_loss",
     "multibox_prior",
+    "multiscale_roi_align",
     "nll_loss",
     "nms",
     "one_hot",
     "pad2d",
+    "paste_masks_in_image",
     "receptive_centres",
     "receptive_field",
     "relu",
     "relu6",
     "remove_small_boxes",
+    "resize",
+    "roi_align",
+    "roi_pool",
     "sample_balanced",
     "sigmoid",
     "silu",
@@ -95,4 +106,5 @@ __all__ = [
     "squared_loss",
     "stochastic_depth",
     "tanh",
+    "upsample_nearest",
 ]
