@@ -1,21 +1,24 @@
 """From a recipe to a run: everything that the command line does, as functions."""
 
+import copy
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from byhand import data, models
 from byhand.data.arrays import Dataset
-from byhand.errors import ByhandError, NonFiniteLoss, RunError, SettingsError
+from byhand.errors import ByhandError, DataError, NonFiniteLoss, RunError, SettingsError
+from byhand.models.weights import Loaded, take_weights
 from byhand.ops import least_squares
-from byhand.recipes import DEFAULT, Recipe, recipe
+from byhand.recipes import DEFAULT, recipe
+from byhand.recipes.own import check_names, own_recipe
 from byhand.runs.environment import environment
-from byhand.runs.picture import read_image
+from byhand.runs.picture import read_image, read_photograph
 from byhand.runs.run import Run
 from byhand.training.device import device_named
 from byhand.training.evaluate import Measured, evaluate
@@ -24,14 +27,27 @@ from byhand.training.settings import Settings
 from byhand.training.state import State
 from byhand.training.tasks import CLASSIFICATION, REGRESSION
 
+if TYPE_CHECKING:
+    from byhand.pretrained import Weights
+
 Progress = Callable[[str, int, int], None]
 
 
 class Training:
-    """A run under way: iterating trains, logs and saves a checkpoint after each epoch; ``finish`` closes it."""
+    """A run under way: iterating trains, logs and saves a checkpoint after each epoch; ``finish`` closes it.
 
-    def __init__(self, run: Run, state: State, dataset: Dataset, history: list[dict[str, Any]]) -> None:
-        self.run, self.state, self.data = run, state, dataset
+    ``loaded`` says what it took from the weights that it was started from, None without.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        state: State,
+        dataset: Dataset,
+        history: list[dict[str, Any]],
+        loaded: Loaded | None = None,
+    ) -> None:
+        self.run, self.state, self.data, self.loaded = run, state, dataset, loaded
         self.task = str(run.recipe()["task"])
         self.seconds = sum(record["seconds"] for record in history)
 
@@ -94,9 +110,13 @@ class Training:
 
 
 def start(
-    name: str = DEFAULT.name,
+    name: str | None = None,
     plan: str = "fast",
     *,
+    network: str | None = None,
+    dataset: str | None = None,
+    size: int | None = None,
+    weights: str | Path | None = None,
     data_dir: str | Path | None = None,
     runs_dir: str | Path = "runs",
     progress: Progress | None = None,
@@ -104,21 +124,39 @@ def start(
 ) -> Training:
     """A training at its beginning, with its run directory made; ``settings`` replace those of the plan.
 
+    ``name`` is that of a recipe, LeNet-5's on the digits unless given. Or ``network`` and ``dataset`` name what there
+    is no recipe for, and ``size`` the pixels a side that images are brought to. ``weights`` is the path or address of
+    a file to start from: see ``byhand.pretrained.load_weights``.
+
     Raises ByhandError of a kind that fits, before anything is written, for unknown names, impossible settings and data
     that cannot be had.
     """
-    chosen = recipe(name)
-    planned = chosen.plan(plan)
+    check_names(name, network, dataset, plan, size)
+    if network is None or dataset is None:
+        chosen = recipe(name or DEFAULT.name)
+        planned = chosen.plan(plan)
+        asked, dataset = planned.settings.replace(**settings), chosen.dataset
+        device, examples, given = _material(asked, dataset, data_dir, weights, progress)
+    else:
+        if data_dir is not None and data.entry(dataset).kind == "folder":
+            raise SettingsError(f"{dataset} says where its images lie; leave out data_dir={os.fspath(data_dir)!r}")
+        asked = Settings(epochs=1, batch_size=1, lr=1.0).replace(**settings)  # what no data set can make possible
+        device, examples, given = _material(asked, dataset, data_dir, weights, progress)
+        chosen = own_recipe(network, examples, size, None if given is None else given.state, asked.freeze)
+        planned = chosen.plan(plan)
     resolved = planned.settings.replace(**settings)
-    device = _prepare_machine(resolved)
     if device.type != "cpu" and "by_hand" not in settings:
         resolved = resolved.replace(by_hand=False)  # there the library's hand is the faster one
     options = {**chosen.options, **planned.options, **({"dropout": resolved.dropout} if resolved.dropout else {})}
-    dataset = _dataset(chosen, resolved, data_dir, progress)
-    if resolved.batch_size > len(dataset.train_images):
+    if resolved.batch_size > len(examples.train_images):
         raise SettingsError(
-            f"batch_size={resolved.batch_size} is more than the {len(dataset.train_images)} training examples of "
-            f"{dataset.name}; choose a smaller one"
+            f"batch_size={resolved.batch_size} is more than the {len(examples.train_images)} training examples of "
+            f"{examples.name}; choose a smaller one"
+        )
+    if given is not None and resolved.init != "default":
+        raise SettingsError(
+            f"init={resolved.init!r} of {chosen.name}, plan {plan}, would overwrite the weights of {given.source}; "
+            "take another plan"
         )
     changed = sorted(key for key in settings if settings[key] != getattr(planned.settings, key))
     # A goal is a promise about the plan as it stands, on the test set; how it is run does not matter.
@@ -130,20 +168,31 @@ def start(
         "task": chosen.task,
         "network": {"name": chosen.network, "options": options},
         "dataset": chosen.dataset,
-        "class_names": list(dataset.class_names),
-        "input_shape": list(dataset.input_shape),
+        "class_names": list(examples.class_names),
+        "input_shape": list(examples.input_shape),
         "preparation": resolved.preparation.record(),
         "settings": resolved.record() | {"threads": torch.get_num_threads(), "device": str(device)},
         "changed": changed,
         "reported": dict(chosen.reported),
         "goal": {key: list(bounds) for key, bounds in planned.goal.items()} if as_planned else {},
     }
-    state = State.new(lambda: models.build(chosen.network, **options), resolved, device)
-    _check_fit(state, dataset, chosen.network)
-    receipt = environment(resolved.seed, device, torch.get_num_threads(), dataset)
+    loaded: Loaded | None = None
+
+    def build() -> torch.nn.Module:
+        nonlocal loaded
+        model = models.build(chosen.network, **options)
+        if given is not None:
+            loaded = take_weights(model, given.state, given.source)
+        return model
+
+    state = State.new(build, resolved, device)
+    if given is not None:
+        record["weights"] = {"source": given.source, "sha256": given.sha256, "loaded": str(loaded)}
+    _check_fit(state, examples, chosen.network)
+    receipt = environment(resolved.seed, device, torch.get_num_threads(), examples)
     # As an absolute path, since the run may be opened from another folder.
     receipt["data_dir"] = None if data_dir is None else os.path.abspath(data_dir)
-    training = Training(Run.create(runs_dir, record, receipt), state, dataset, [])
+    training = Training(Run.create(runs_dir, record, receipt), state, examples, [], loaded)
     try:
         training.save()  # a run that is killed in its first epoch can be resumed too
     except BaseException:
@@ -166,7 +215,7 @@ def resume(path: str | Path | Run, *, data_dir: str | Path | None = None, progre
     saved = run.load_checkpoint()
     settings = Settings.of(record["settings"])
     device = _prepare_machine(settings)
-    dataset = _dataset(recipe(record["recipe"]), settings, data_dir or receipt.get("data_dir"), progress)
+    dataset = dataset_of(run, data_dir, progress)
     if dict(dataset.sha256) != (receipt.get("data") or {}).get("sha256"):
         raise RunError(f"{run.path} was trained on other data than {dataset.source} holds now; give its --data-dir")
     network = record["network"]
@@ -177,14 +226,21 @@ def resume(path: str | Path | Run, *, data_dir: str | Path | None = None, progre
 
 
 def train(
-    recipe: str = DEFAULT.name,
+    recipe: str | None = None,
     plan: str = "fast",
     *,
+    network: str | None = None,
+    dataset: str | None = None,
+    size: int | None = None,
+    weights: str | Path | None = None,
     data_dir: str | Path | None = None,
     runs_dir: str | Path = "runs",
     **settings: Any,
 ) -> Run:
     """The finished run of a recipe: trained, measured, with weights and result in its directory.
+
+    Or of any network with any data set: ``byhand.train(network="resnet18", dataset="image-folder:PATH")``, from given
+    ``weights`` with ``freeze=True`` or ``body_lr=0.1`` where these are wanted; ``start`` says what the arguments are.
 
     ``settings`` replace those of the plan: ``byhand.train("lenet5-mnist", plan="fast", seed=1, by_hand=False)``. See
     byhand.training.settings.Settings for their names, units and ranges.
@@ -193,7 +249,17 @@ def train(
     """
     threads = torch.get_num_threads()
     try:
-        training = start(recipe, plan, data_dir=data_dir, runs_dir=runs_dir, **settings)
+        training = start(
+            recipe,
+            plan,
+            network=network,
+            dataset=dataset,
+            size=size,
+            weights=weights,
+            data_dir=data_dir,
+            runs_dir=runs_dir,
+            **settings,
+        )
         for _ in training:
             pass
         training.finish()
@@ -205,8 +271,14 @@ def train(
 def dataset_of(run: Run, data_dir: str | Path | None = None, progress: Progress | None = None) -> Dataset:
     """The data set that a run was trained and measured on, from where it was found then or ``data_dir``."""
     record = _record(run)
-    settings = Settings.of(record["settings"])
-    return _dataset(recipe(record["recipe"]), settings, data_dir or run.environment().get("data_dir"), progress)
+    name, settings = record["dataset"], Settings.of(record["settings"])
+    known = data.entry(name)
+    if known.kind == "folder":
+        folder = data.folder_of(name) if data_dir is None else data_dir
+        if not os.path.exists(folder):
+            raise DataError(f"{folder} with the images of {run.path} is not there; say with --data-dir where it is now")
+        name, data_dir = f"{known.name}:{folder}", None
+    return _dataset(name, settings, data_dir or run.environment().get("data_dir"), progress)
 
 
 def measure(run: Run, split: str = "test", data_dir: str | Path | None = None) -> dict[str, Any]:
@@ -273,8 +345,11 @@ def _record(run: Run) -> dict[str, Any]:
         raise RunError(f"recipe.json of {run.path} lacks {', '.join(missing)}; it is not of a training with byhand")
     network = record["network"]
     named = isinstance(network, dict) and isinstance(network.get("name"), str)
-    if not (named and isinstance(network.get("options"), dict) and isinstance(record["recipe"], str)):
-        raise RunError(f"recipe.json of {run.path} names no recipe and network; it is not of a training with byhand")
+    named = named and isinstance(record["recipe"], str) and isinstance(record["dataset"], str)
+    if not (named and isinstance(network.get("options"), dict)):
+        raise RunError(
+            f"recipe.json of {run.path} names no recipe, network and data set; it is not of a training with byhand"
+        )
     if record["task"] not in (CLASSIFICATION, REGRESSION):
         raise RunError(f"recipe.json of {run.path} has the unknown task {record['task']!r}; train anew")
     return record
@@ -294,6 +369,23 @@ def _check_fit(state: State, dataset: Dataset, network: str) -> None:
             raise
         shape = " × ".join(map(str, settings.preparation(images).shape[1:]))
         raise SettingsError(f"{network} does not take examples of {shape}: {' '.join(str(error).split())}") from None
+    if settings.batch_size == 1:
+        _check_one(state, images, network)
+
+
+def _check_one(state: State, image: torch.Tensor, network: str) -> None:
+    """Raises SettingsError where the network cannot be trained on one example at a time."""
+    trial = copy.copy(state)
+    trial.model = copy.deepcopy(state.library)  # as its running statistics move
+    trial.train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            trial.model(state.settings.preparation(image.to(state.device)))
+    except ValueError as error:  # torch's own, and our ShapeError
+        raise SettingsError(
+            f"{network} cannot be trained with batch_size=1, as batch normalisation has one value a channel then "
+            f"({' '.join(str(error).split())}); choose at least 2"
+        ) from None
 
 
 def _prepare_machine(settings: Settings) -> torch.device:
@@ -302,8 +394,25 @@ def _prepare_machine(settings: Settings) -> torch.device:
     return device_named(settings.device)
 
 
-def _dataset(chosen: Recipe, settings: Settings, data_dir, progress: Progress | None) -> Dataset:
-    dataset = data.load(chosen.dataset, data_dir, progress=progress, seed=settings.seed)
+def _material(
+    settings: Settings, dataset: str, data_dir, weights: str | Path | None, progress: Progress | None
+) -> tuple[torch.device, Dataset, "Weights | None"]:
+    """What a training needs beside its settings: where it runs, its data, and the weights that it starts from."""
+    if settings.freeze and weights is None:
+        raise SettingsError(
+            "freeze=True without weights would keep a body that has learned nothing; give --from WEIGHTS"
+        )
+    device = _prepare_machine(settings)
+    given = None
+    if weights is not None:
+        from byhand.pretrained import read_weights
+
+        given = read_weights(weights, progress=progress)
+    return device, _dataset(dataset, settings, data_dir, progress), given
+
+
+def _dataset(name: str, settings: Settings, data_dir, progress: Progress | None) -> Dataset:
+    dataset = data.load(name, data_dir, progress=progress, seed=settings.seed)
     return dataset.hold_out(settings.hold_out) if settings.hold_out else dataset
 
 
@@ -321,7 +430,10 @@ def predict_files(run: Run, paths: Sequence[str | Path], top: int = 3) -> list[d
     channels, height, width = record["input_shape"]
     # Digits were centred when their data sets were made; the photographs of clothes fill their frame.
     centre = record["dataset"] != "fashion-mnist"
-    images = [read_image(path, (height, width), channels, centre) for path in paths]
+    if data.entry(record["dataset"]).kind == "folder":
+        images = [read_photograph(path, height, channels) for path in paths]
+    else:
+        images = [read_image(path, (height, width), channels, centre) for path in paths]
     if not images:
         raise SettingsError("no picture was given; expected one or more image files")
     names = record["class_names"]

@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import SplitResult, urlsplit
@@ -26,7 +27,7 @@ from torch import nn
 from byhand.data.download import TIMEOUT
 from byhand.data.folders import cache_root
 from byhand.errors import DataError, RunError, SettingsError
-from byhand.models.weights import Loaded, take_weights
+from byhand.models.weights import Loaded, state_dict_in, take_weights
 from byhand.runs import storage
 
 Progress = Callable[[str, int, int], None]
@@ -58,17 +59,38 @@ def load_weights(
         DataError: the address gave no such file, or the cache cannot be written.
         SettingsError: sha256 is none.
     """
+    read = read_weights(path_or_url, sha256=sha256, progress=progress)
+    return take_weights(network, read.state, read.source)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file of weights holds by name, where it was found as it was named, and the sha256 of the file."""
+
+    source: str
+    sha256: str
+    state: dict[str, Any]
+
+
+def read_weights(
+    path_or_url: str | os.PathLike[str], *, sha256: str | None = None, progress: Progress | None = None
+) -> Weights:
+    """The weights in a file, for no network yet; arguments and errors are those of ``load_weights``."""
     digest = _checked(sha256)
     source = os.fsdecode(path_or_url)
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
-        return take_weights(network, _read(Path(source).expanduser(), digest), source)
-    path = fetch_weights(source, sha256=sha256, progress=progress)
-    try:
-        content = _read(path, None)
-    except RunError as error:
-        _remove(path)
-        raise RunError(f"{source}: {error}. The copy was removed: the next call downloads again") from None
-    return take_weights(network, content, source)
+        path = Path(source).expanduser()
+        content = _read(path, digest)
+    else:
+        path = fetch_weights(source, sha256=sha256, progress=progress)
+        try:
+            content = _read(path, None)
+        except RunError as error:
+            _remove(path)
+            raise RunError(f"{source}: {error}. The copy was removed: the next call downloads again") from None
+    with open(path, "rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    return Weights(source, actual, state_dict_in(content, source))
 
 
 def fetch_weights(url: str, *, sha256: str | None = None, progress: Progress | None = None) -> Path:

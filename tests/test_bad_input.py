@@ -500,7 +500,8 @@ def reseal(path, record):
     "spoil",
     [
         lambda record: {},
-        lambda record: record | {"recipe": "resnet50"},
+        lambda record: record | {"dataset": "mnsit"},
+        lambda record: record | {"dataset": 3},
         lambda record: record | {"recipe": 3},
         lambda record: record | {"task": "poetry"},
         lambda record: record | {"network": {"name": "lenet9", "options": {}}},

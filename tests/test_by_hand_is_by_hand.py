@@ -233,6 +233,38 @@ def test_the_remaining_operations_are_nothing_but_arithmetic():
         assert_tape_is_ours(result)
 
 
+# Boxes are chosen, not only computed: put in order, found where a condition holds, drawn, rounded to pixels.
+CHOICE = {"sort", "nonzero", "randperm", "round", "triu", "index_select", "unbind", "equal", "argmin"}
+
+
+def test_operations_on_boxes_are_nothing_but_arithmetic_and_choice():
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(400, 2, generator=generator) * 100
+    boxes = torch.cat([corners, corners + 1 + torch.rand(400, 2, generator=generator) * 50], 1)
+    scores, some = torch.rand(400, generator=generator), boxes[:5].clone()
+    calls = [
+        lambda: byhand.ops.box_convert(boxes, "cxcywh", "xywh"),
+        lambda: byhand.ops.generalized_box_iou(boxes, some),
+        lambda: byhand.ops.clip_boxes_to_image(boxes, (80, 90)),
+        lambda: byhand.ops.remove_small_boxes(boxes, 20),
+        lambda: byhand.ops.decode_boxes(byhand.ops.encode_boxes(boxes, boxes + 1), boxes),
+        lambda: byhand.ops.anchor_boxes([[8], [16]], [[0.5, 1]] * 2, (32, 32), [(8, 8), (4, 4)]),
+        lambda: byhand.ops.multibox_prior(3, 4, [0.5, 0.2], [1, 2]),
+        lambda: byhand.ops.receptive_centres([(3, 2, 1)], 4, 5),
+        lambda: byhand.ops.assign_anchor_to_bbox(some, boxes),
+        lambda: byhand.ops.match_boxes(byhand.ops.box_iou(some, boxes), 0.7, 0.3, True),
+        lambda: byhand.ops.sample_balanced((scores > 0.9).long(), 64, 0.25, generator),
+        lambda: byhand.ops.nms(boxes, scores, 0.5),
+        lambda: byhand.ops.batched_nms(boxes, scores, (scores * 9).long(), 0.5),
+        lambda: byhand.ops.soft_nms(boxes[:20], scores[:20]),
+    ]
+    for call in calls:
+        with Kernels() as kernels:
+            call()
+        assert_only_arithmetic(kernels.names - CHOICE)
+        assert kernels.names
+
+
 class Mixed(nn.Module):
     """One's own code, with functions, an addition and a concatenation, as networks with branches write it."""
 

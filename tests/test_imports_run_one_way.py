@@ -12,10 +12,10 @@ import byhand
 
 PACKAGE = Path(byhand.__file__).parent
 
-# Each part of the package may import what stands here, and errors. From DESIGN, with three changes made on purpose:
-# runs may import models and data, as a run directory rebuilds its network and names its data; models may import ops,
-# as detectors take their boxes, proposals and regions from there in both hands; jobs and reproduce stand above
-# everything but the command line.
+# Each part of the package may import what stands here, and errors. From DESIGN, with four changes made on purpose:
+# runs may import models and data, as a run directory rebuilds its network and names its data; training may import
+# models, as fine-tuning asks which layers are the head; models may import ops, as detectors take their boxes,
+# proposals and regions from there in both hands; jobs and reproduce stand above everything but the command line.
 BELOW_JOBS = {"ops", "nn", "optim", "models", "data", "training", "recipes", "runs", "proof", "plots", "pretrained"}
 MAY_IMPORT = {
     "errors": set(),
@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "pretrained": {"runs", "models", "data"},
     "proof": {"nn", "optim"},
     "plots": {"data", "runs"},
-    "training": {"data", "optim", "nn", "ops"},
+    "training": {"data", "optim", "nn", "ops", "models"},
     "recipes": {"training", "models", "data"},
     "jobs": BELOW_JOBS,
     "reproduce": BELOW_JOBS | {"jobs"},

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from byhand import ops
 from byhand.errors import SettingsError, ShapeError
 from byhand.nn import functional
-from byhand.ops import rows
+from byhand.ops import rows, strips
 from byhand.ops.layout import batch_innermost
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -332,6 +332,51 @@ def test_convolution_by_rows_agrees_with_torch(
     )
 
 
+@drawn
+@given(
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    places=st.tuples(st.integers(1, 5), st.integers(1, 8)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    rest=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    padding=st.tuples(st.integers(0, 6), st.integers(0, 6)),
+    channels=st.sampled_from([1, 3, 9]),
+    outputs=st.sampled_from([1, 4, 20]),
+    bias=st.booleans(),
+    dtype=dtypes,
+    layout=layouts,
+)
+def test_convolution_by_strips_agrees_with_torch(
+    kernel, places, stride, dilation, rest, padding, channels, outputs, bias, dtype, layout
+):
+    height, width = (
+        max(1, d * (k - 1) + 1 + s * (n - 1) + more - 2 * p)
+        for k, n, s, d, more, p in zip(kernel, places, stride, dilation, rest, padding, strict=True)
+    )
+    x = laid_out(random(3, channels, height, width, dtype=dtype), layout)
+    weight = random(outputs, channels, *kernel, dtype=dtype, seed=1)
+    b = random(outputs, dtype=dtype, seed=2) if bias else None
+    sides = (padding[1], padding[1], padding[0], padding[0])
+    assert_agree(
+        lambda x, weight, b: strips.conv2d(x, weight, b, stride, sides, dilation),
+        lambda x, weight, b: F.conv2d(x, weight, b, stride, padding, dilation),
+        x,
+        weight,
+        b,
+    )
+
+
+@pytest.mark.parametrize("sides", [(1, 0, 2, 0), (0, 3, 0, 1)])
+def test_strips_take_other_zeros_on_each_side(sides):
+    x, weight = random(3, 4, 6, 7), random(5, 4, 3, 3, seed=1)
+    assert_agree(
+        lambda x, weight: strips.conv2d(x, weight, None, (1, 1), sides, (1, 1)),
+        lambda x, weight: F.conv2d(F.pad(x, sides), weight),
+        x,
+        weight,
+    )
+
+
 @pytest.mark.parametrize(
     ("channels", "outputs", "width", "stride", "tile", "depth"),
     [
@@ -348,14 +393,16 @@ def test_rows_are_cut_to_the_shapes(channels, outputs, width, stride, tile, dept
     assert (plan.tile, plan.depth) == (tile, depth)
 
 
-def test_batches_go_by_rows_and_all_else_by_columns():
-    def goes_by_rows(batch=16, channels=2, groups=1):
+def test_batches_go_by_strips_or_rows_and_all_else_by_columns():
+    def way(batch=16, channels=2, groups=1, kernel=3):
         x = random(batch, channels, 8, 8).requires_grad_()
-        return ops.conv2d(x, random(4, channels // groups, 3, 3), groups=groups).grad_fn.name() == "conv2d_rowsBackward"
+        y = ops.conv2d(x, random(4, channels // groups, kernel, kernel), groups=groups)
+        return y.grad_fn.name().removesuffix("Backward")
 
-    assert goes_by_rows()
-    assert not goes_by_rows(batch=8)
-    assert not goes_by_rows(groups=2)
+    assert way() == "conv2d_rows"
+    assert way(channels=11) == "conv2d_strips"
+    assert way(channels=64, kernel=1) == "conv2d_rows"
+    assert way(batch=8) == way(channels=4, groups=2) == way(channels=64, batch=8) == "conv2d"
 
 
 @drawn

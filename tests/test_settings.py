@@ -66,6 +66,19 @@ def test_a_setting_outside_its_range_is_one_line_that_names_it_and_its_value(nam
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "milestones", "milestones": (0.5, 1.5)}, "milestones=1.5 must be "),
+        ({"schedule": "milestones"}, r"milestones=\(\) with schedule='milestones'"),
+        ({"milestones": (0.5,)}, r"milestones=\(0.5,\) with schedule='constant'"),
+    ],
+)
+def test_milestones_go_with_their_schedule_and_lie_within_the_training(changes, message):
+    with pytest.raises(SettingsError, match=message):
+        PLAIN.replace(**changes)
+
+
+@pytest.mark.parametrize(
     ("name", "value", "near"),
     [
         ("optimizer", "adamww", "adamw"),

@@ -228,6 +228,10 @@ SPE = 7  # steps per epoch
             lambda opt, total: torch.optim.lr_scheduler.StepLR(opt, step_size=2 * SPE, gamma=0.5),
         ),
         (
+            {"schedule": "milestones", "milestones": (0.25, 0.75), "gamma": 0.1},
+            lambda opt, total: torch.optim.lr_scheduler.MultiStepLR(opt, [round(0.25 * total), round(0.75 * total)]),
+        ),
+        (
             {"schedule": "exponential", "gamma": 0.8},  # once an epoch
             lambda opt, total: torch.optim.lr_scheduler.StepLR(opt, step_size=SPE, gamma=0.8),
         ),

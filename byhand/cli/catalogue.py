@@ -19,6 +19,7 @@ def list_(
     from byhand.errors import unknown_name
     from byhand.models import NETWORKS
     from byhand.recipes import DEFAULT, RECIPES
+    from byhand.recipes.measured import EPOCH_SECONDS
 
     if kind is not None and kind not in KINDS:
         raise unknown_name("list", kind, KINDS)
@@ -31,6 +32,7 @@ def list_(
             "network": one.network,
             "dataset": one.dataset,
             "plans": {name: plan.settings.epochs for name, plan in one.plans.items()},
+            "epoch_seconds": {name: EPOCH_SECONDS.get((one.name, name)) for name in one.plans},
             "source_accuracy": one.reported.get("accuracy"),
             "default": one is DEFAULT,
         }
@@ -65,12 +67,13 @@ def list_(
                     r["name"],
                     r["network"],
                     r["dataset"],
-                    *(r["plans"].get(plan) for plan in ("book", "fast", "best")),
+                    *(_cost(r, plan) for plan in ("book", "fast", "best")),
                     r["source_accuracy"],
                 )
                 for r in recipes
             ],
-            "Recipes, epochs of their plans, accuracy in the source: byhand train RECIPE --plan PLAN",
+            "Recipes; of each plan the epochs × the seconds of one, measured on 2 cores; accuracy in the source: "
+            "byhand train RECIPE --plan PLAN",
             numbers=4,
         )
         typer.echo(f"`byhand train` alone trains {DEFAULT.name}.\n")
@@ -80,6 +83,14 @@ def list_(
     if kind in (None, "data"):
         sets_rows = [(d["name"], d["title"], _shape(d["shape"] or ("any size",)), d["train"], d["test"]) for d in sets]
         table(("data set", "title", "shape", "training", "test"), sets_rows, "Data sets: byhand data", numbers=2)
+
+
+def _cost(recipe: dict[str, Any], plan: str) -> str | None:
+    """Epochs and seconds of one: 12 × 95 s; the epochs alone where none was measured, None without such a plan."""
+    epochs, seconds = recipe["plans"].get(plan), recipe["epoch_seconds"].get(plan)
+    if epochs is None or seconds is None:
+        return epochs
+    return f"{epochs} × {seconds:.0f} s" if seconds >= 9.5 else f"{epochs} × {seconds:.2g} s"
 
 
 def show(

@@ -49,8 +49,10 @@ def _bar(training: "Training", started: float, first_step: int):
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
+    from byhand.training.batches import num_batches
+
     state = training.state
-    steps = -(-len(training.data.train_images) // state.settings.batch_size) * state.settings.epochs
+    steps = num_batches(len(training.data.train_images), state.settings.batch_size) * state.settings.epochs
     done, seen = state.step - first_step, max(state.seen, 1)
     left = (time.perf_counter() - started) / done * (steps - state.step) if done else None
     # On a GPU both are known at the end of an epoch alone.

@@ -12,6 +12,7 @@ from byhand.cli.output import Interrupted, bounds, emit, table
 if TYPE_CHECKING:
     from byhand.jobs import Training
 
+OWN, TUNE = "Your own images, or any network with any data", "Fine-tuning"  # headings of --help
 Plots = Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the pictures at the end.")]
 
 
@@ -20,6 +21,33 @@ def train(
         str | None, typer.Argument(help="A name from `byhand list`; LeNet-5 on the digits unless given.")
     ] = None,
     plan: Annotated[str, typer.Option(help="book: the source's settings; fast; best.")] = "fast",
+    network: Annotated[
+        str | None, typer.Option(help="In place of a recipe: a name from `byhand list networks`.", rich_help_panel=OWN)
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Its data: a name from `byhand list data`, or image-folder:PATH with a folder of pictures a class.",
+            rich_help_panel=OWN,
+        ),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Bring images to so many pixels a side.", rich_help_panel=OWN)
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS",
+            help="Start from these: .pth or .safetensors, a path or an address; the head is made anew for other classes.",
+            rich_help_panel=TUNE,
+        ),
+    ] = None,
+    freeze: Annotated[bool | None, typer.Option("--freeze", help="Train the head alone.", rich_help_panel=TUNE)] = None,
+    body_lr: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Share of the lr, 0 to 1, for all but the head.", rich_help_panel=TUNE),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
@@ -37,12 +65,13 @@ def train(
     show: Show = False,
     as_json: Json = False,
 ) -> None:
-    """Train a recipe on the real data: progress, checkpoints, pictures and a run directory."""
+    """Train a recipe, or a network of your choice on your own images: checkpoints, pictures and a run directory."""
     check_language(lang)
     from byhand.recipes import DEFAULT
     from byhand.recipes import recipe as named
+    from byhand.recipes.own import check_names
+    from byhand.training.settings import Settings
 
-    name = recipe or DEFAULT.name
     given = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -50,16 +79,34 @@ def train(
         "hold_out": hold_out,
         "device": device,
         "threads": threads,
+        "freeze": freeze,
+        "body_lr": body_lr,
     }
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     changes |= {"seed": seed} | ({} if by_hand is None else {"by_hand": by_hand})
-    named(name).plan(plan).settings.replace(**changes)  # a wrong setting is told before torch is even imported
+    # A wrong name or setting is told before torch is even imported.
+    check_names(recipe, network, dataset, plan, size)
+    planned = named(recipe or DEFAULT.name).plan(plan).settings if network is None else Settings(1, 1, 1.0)
+    planned.replace(**changes)
 
     from byhand import jobs
     from byhand.cli.data import download_progress
 
     with download_progress() as progress:
-        training = jobs.start(name, plan, data_dir=data_dir, runs_dir=runs_dir, progress=progress, **changes)
+        training = jobs.start(
+            recipe,
+            plan,
+            network=network,
+            dataset=dataset,
+            size=size,
+            weights=weights,
+            data_dir=data_dir,
+            runs_dir=runs_dir,
+            progress=progress,
+            **changes,
+        )
+    if training.loaded is not None:
+        typer.echo(str(training.loaded), err=True)
     _complete(training, lang, plots, show, as_json)
 
 

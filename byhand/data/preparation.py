@@ -25,6 +25,9 @@ class Preparation:
     std: float | Sequence[float] = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):  # from a record they come as lists
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.fit not in (None, "resize", "pad") or (self.size is None) != (self.fit is None):
             raise SettingsError(
                 f"size={self.size} with fit={self.fit!r}; a size needs fit='resize' or 'pad', and no size none"

@@ -5,6 +5,7 @@ To add one: a file with its constructor, and a line in NETWORKS. The proof, the 
 
 import importlib
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,21 @@ class Network:
 
     def build(self, **options) -> "Module":
         """The network, freshly initialised; raises SettingsError for an option that its constructor does not take."""
-        module, function = self.constructor.split(":")
-        constructor = getattr(importlib.import_module(f"byhand.models.{module}"), function)
-        known = inspect.signature(constructor).parameters
-        passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())  # and is asked there
+        known, parameters = self.options(), inspect.signature(self._construct()).parameters
+        hands_on = len(parameters) > len(known)  # to another constructor, which checks them
         for name in options:
-            if name not in known and not passes_on:
+            if name not in known and not hands_on:
                 raise SettingsError(f"network {self.name!r} takes no option {name!r}; it takes: {', '.join(known)}")
-        return constructor(**options)
+        return self._construct()(**options)
+
+    def options(self) -> tuple[str, ...]:
+        """The names of what its constructor takes, but not of what it hands on as ``**options``."""
+        parameters = inspect.signature(self._construct()).parameters.values()
+        return tuple(one.name for one in parameters if one.kind is not one.VAR_KEYWORD)
+
+    def _construct(self) -> Callable[..., "Module"]:
+        module, function = self.constructor.split(":")
+        return getattr(importlib.import_module(f"byhand.models.{module}"), function)
 
 
 NETWORKS: tuple[Network, ...] = (

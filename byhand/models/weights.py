@@ -72,7 +72,7 @@ def take_weights(network: nn.Module, content: Any, source: str = "the state dict
             is loaded then.
     """
     own = network.state_dict()
-    found = _names_as_in(own, _state_dict_in(content, source))
+    found = _names_as_in(own, state_dict_in(content, source))
     shapes = {key: (_shape(found[key]), _shape(own[key])) for key in own if key in found}
     classes = _other_classes(head_of(network), shapes)
     head = tuple(dict.fromkeys(_layer(key) for key, pair in shapes.items() if _differ_only_by(classes, *pair)))
@@ -114,8 +114,17 @@ def head_of(network: nn.Module) -> str:
     return ""
 
 
-def _state_dict_in(content: Any, source: str) -> dict[str, Any]:
-    """The mapping from names to tensors; what is wrapped in others is found under the usual names."""
+def heads_of(network: nn.Module) -> tuple[str, ...]:
+    """The paths of ``head_of`` and of the auxiliary heads: what is made anew for other classes; the rest is the body."""
+    found = (match[0].rstrip(".") for key in network.state_dict() if (match := _AUXILIARY.match(key)))
+    return (head_of(network), *dict.fromkeys(found))
+
+
+def state_dict_in(content: Any, source: str) -> dict[str, Any]:
+    """The mapping from names to tensors; what is wrapped in others is found under the usual names.
+
+    Raises RunError where there is none.
+    """
     for _ in range(3):  # a file may also hold a mapping that contains itself
         if not isinstance(content, Mapping):
             break

@@ -77,6 +77,9 @@ class Axis:
 
     def nearest(self, like: Tensor) -> Tensor:
         """The old pixel of each new one."""
+        # As torch has it, whatever the factor: as many pixels stay where they are, twice as many repeat each.
+        if self.count in (self.length, 2 * self.length):
+            return torch.arange(self.count, device=like.device) // (self.count // self.length)
         new = torch.arange(self.count, dtype=wide(like), device=like.device)
         # float32 for float64 too, as torch does it
         at = (new * self.step_in(wide(like), like.device)).to(torch.float32)

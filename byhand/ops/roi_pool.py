@@ -102,7 +102,7 @@ def tables(x: Tensor, number: Tensor | None, windows: Tensor) -> Iterator[tuple[
     filled = (height > 0) & (width > 0)
     if not filled.any():
         return
-    across = (x,) if number is None else (x, number)
+    across: tuple[Tensor, ...] = (x,) if number is None else (x, number)
     for v in range(int(width.max()).bit_length()):
         down = across
         for u in range(int(height.max()).bit_length()):
@@ -130,7 +130,7 @@ def doubled(table: tuple[Tensor, ...], axis: int, step: int) -> tuple[Tensor, ..
     return largest, torch.where(there[0] > here[0], there[1], here[1])
 
 
-def larger(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def larger(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Element by element the larger value and which pixel it is: the one with the smaller number among equals."""
     (x, i), (y, j) = a, b
     return torch.maximum(x, y), torch.where((y > x) | ((y == x) & (j < i)), j, i)

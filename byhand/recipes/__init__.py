@@ -1,6 +1,7 @@
 """The recipes: plain Python, found by reading one tuple. Importing them does not import torch."""
 
 from byhand.errors import unknown_name
+from byhand.recipes.cifar10 import RESNET20_CIFAR10, RESNET20_CIFAR10_BATCH5, RESNET56_CIFAR10
 from byhand.recipes.digits import LENET5_DIGITS
 from byhand.recipes.fashion_mnist import (
     LENET5_BN_FASHION,
@@ -9,7 +10,7 @@ from byhand.recipes.fashion_mnist import (
     MLP_FASHION_ADAMW,
     SOFTMAX_FASHION,
 )
-from byhand.recipes.mnist import LENET5_MNIST
+from byhand.recipes.mnist import LENET5_MNIST, RESNET20_MNIST
 from byhand.recipes.modern_fashion import MODERN_FASHION
 from byhand.recipes.recipe import Plan, Recipe
 from byhand.recipes.synthetic_linear import LINEAR_REGRESSION
@@ -26,6 +27,10 @@ RECIPES = (
     LENET5_DIGITS,
     LENET5_BN_FASHION,
     *MODERN_FASHION,
+    RESNET20_MNIST,
+    RESNET20_CIFAR10,
+    RESNET20_CIFAR10_BATCH5,
+    RESNET56_CIFAR10,
 )
 DEFAULT = LENET5_DIGITS  # needs no data but the embedded
 

@@ -11,7 +11,10 @@ from byhand.training.settings import Settings
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings under a name, and what the mean over three seeds must reach: {measure: (least, most)}."""
+    """Settings under a name, and what the mean over seeds must reach: {measure: (least, most)}.
+
+    They are asked of the mean over three seeds where a run takes under five minutes, else of one.
+    """
 
     settings: Settings
     goal: Mapping[str, tuple[float, float]] = field(default_factory=dict)

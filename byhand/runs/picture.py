@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from byhand.data.pictures import FORMATS, over_white
+from byhand.data.pictures import FORMATS, Unreadable, decode, glance, over_white, without_warnings
 from byhand.errors import DataError
 
 _DIM = 13  # grey levels, 5 % of 255: what differs less from the ground is no drawing (Xiao et al. crop there)
@@ -78,6 +78,21 @@ def read_image(
     field = np.zeros((height, width), np.uint8)
     field[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
     return torch.from_numpy(field)[None, None]
+
+
+def read_photograph(path: str | os.PathLike[str], size: int, channels: int) -> Tensor:
+    """The picture in the file as uint8 (1, channels, size, size), as an image folder's own: `data.pictures.decode`.
+
+    Raises:
+        DataError: no such file, or not a sound picture.
+    """
+    try:
+        with without_warnings():
+            glance(Path(path))
+            pixels = decode(Path(path).read_bytes(), size, channels)
+    except Unreadable as reason:
+        raise DataError(f"{path} cannot be used as a picture: {reason}; give a sound JPEG or PNG") from None
+    return torch.from_numpy(pixels.copy()).unsqueeze(0)
 
 
 def _opened(path: Path) -> Image.Image:

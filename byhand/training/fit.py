@@ -1,6 +1,5 @@
 """The training loop; there is no other."""
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from byhand.data import augment, colour, cutting, mixing
 from byhand.data.arrays import Dataset
 from byhand.data.preparation import each
 from byhand.errors import RunError
+from byhand.training.batches import batches, num_batches
 from byhand.training.evaluate import Measured, evaluate
 from byhand.training.memory import keep_buffers
 from byhand.training.settings import Settings
@@ -57,7 +57,7 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
     settings = state.settings
     keep_buffers()
     images, labels = data.train_images.to(state.device), data.train_labels.to(state.device)
-    steps_per_epoch = math.ceil(len(images) / settings.batch_size)
+    steps_per_epoch = num_batches(len(images), settings.batch_size)
     if state.step != state.epoch * steps_per_epoch + state.position or state.position >= steps_per_epoch:
         raise RunError(
             f"the training stands at step {state.step}, {state.position} of them in epoch {state.epoch + 1}, which is "
@@ -69,9 +69,9 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
             state.begin_epoch()
         state.order.set_state(state.before_epoch)  # of an epoch that goes on, the permutation is drawn again
         order = torch.randperm(len(images), generator=state.order).to(state.device)
-        state.model.train()
+        state.train()
         started, before = time.perf_counter(), state.seconds
-        for batch in order.split(settings.batch_size)[state.position :]:
+        for batch in batches(order, settings.batch_size)[state.position :]:
             lr = lr_at(settings, state.step, steps_per_epoch)
             # index_select, as images[batch] takes six times as long on a CPU
             picked, targets = images.index_select(0, batch), labels.index_select(0, batch)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "cosine", "one-cycle", "step", "exponential")
+SCHEDULES = ("constant", "cosine", "one-cycle", "step", "milestones", "exponential")
 INITS = ("default", "normal")
 DIVISORS = ("batch", "batch_size")
 SWITCHES = (
@@ -21,6 +22,7 @@ SWITCHES = (
     "decay_all",
     "flip",
     "test_flip",
+    "freeze",
     "running_metrics",
     "by_hand",
     "channels_last",
@@ -37,12 +39,13 @@ class Settings:
     ``momentum`` (SGD; Nesterov's where it is above 0 and ``nesterov``), ``beta2`` (Adam), ``weight_decay`` (L2;
     decoupled in adamw; on weights of two and more axes alone, not on biases and the scales of normalisation, unless
     ``decay_all``); ``clip``: gradients are scaled down to this L2 norm of all of them together where it is above 0;
-    ``schedule`` of the lr over all steps: constant, cosine to 0, one-cycle (up to lr over the
-    share ``rise`` of the steps, then down, Smith 2018), step (× ``gamma`` every ``step_epochs`` epochs) or exponential
-    (× ``gamma`` every epoch), after ``warm_up`` epochs of linear rise; ``label_smoothing`` ε; ``dropout`` where the
-    network takes it; ``ema`` d: the weights kept are the running mean w̄ ← d w̄ + (1 − d) w, with smaller d in the
-    first steps. ``patience``: the training ends after so many epochs without a better accuracy (of a regression: loss)
-    on the held-out examples, and the weights of the best epoch are kept; 0 goes on to the end and keeps the last.
+    ``schedule`` of the lr over all steps: constant, cosine to 0, one-cycle (up to lr over the share ``rise`` of the
+    steps, then down, Smith 2018), step (× ``gamma`` every ``step_epochs`` epochs), milestones (× ``gamma`` at each of
+    the ``milestones``, shares of the steps) or exponential (× ``gamma`` every epoch), after ``warm_up`` epochs of
+    linear rise; ``label_smoothing`` ε; ``dropout`` where the network takes it; ``ema`` d: the weights kept are the
+    running mean w̄ ← d w̄ + (1 − d) w, with smaller d in the first steps. ``patience``: the training ends after so
+    many epochs without a better accuracy (of a regression: loss) on the held-out examples, and the weights of the best
+    epoch are kept; 0 goes on to the end and keeps the last.
 
     What is changed in each image, anew in each epoch: ``flip`` left to right, ``rotate`` ± degrees, ``zoom`` ± a share,
     ``move`` ± pixels (with fractions), ``shift`` ± whole pixels (padding and cropping), ``crop``: a random rectangle of
@@ -50,6 +53,10 @@ class Settings:
     share; ``erase``: the probability of a random rectangle of noise; ``cutout``: the side of a square of the mean
     colour in pixels. ``mixup`` and ``cutmix`` are the α of the Beta distribution that two images of the batch are mixed
     by; with both, each batch takes one of them by a coin; accuracy while training counts the label of the larger share.
+
+    What of a network with weights of others' moves: with ``freeze`` the head alone, while normalisation in the body
+    keeps its running statistics; else the body by the share ``body_lr`` of the lr. Heads are what
+    ``byhand.models.weights.heads_of`` says.
 
     ``init``: torch's own, or the source's ``normal``: weights N(0, 0.01²), biases 0. ``divide_by``: the gradient is the
     mean over the batch, or with ``batch_size`` the sum over the batch divided by the fixed batch size, as the source's
@@ -81,6 +88,7 @@ class Settings:
     warm_up: float = 0.0
     gamma: float = 0.1
     step_epochs: int = 1
+    milestones: Sequence[float] = ()
     label_smoothing: float = 0.0
     dropout: float = 0.0
     ema: float = 0.0
@@ -97,6 +105,8 @@ class Settings:
     mixup: float = 0.0
     cutmix: float = 0.0
     test_flip: bool = False
+    freeze: bool = False
+    body_lr: float = 1.0
     init: str = "default"
     divide_by: str = "batch"
     running_metrics: bool = False
@@ -121,7 +131,7 @@ class Settings:
         for name in ("weight_decay", "clip", "warm_up", "rotate", "move", "mixup", "cutmix"):
             _within(name, getattr(self, name), 0, math.inf)
         _within("gamma", self.gamma, 0, math.inf, open_below=True)
-        for name in ("label_smoothing", "crop", "erase"):
+        for name in ("label_smoothing", "crop", "erase", "body_lr"):
             _within(name, getattr(self, name), 0, 1)
         _within("rise", self.rise, 0, 1, open_below=True, open_above=True)
         for name in ("momentum", "beta2", "dropout", "ema", "zoom", "colour", "hold_out"):
@@ -137,10 +147,20 @@ class Settings:
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name}={getattr(self, name)!r} must be True or False")
+        for share in self.milestones:
+            _within("milestones", share, 0, 1, open_below=True, open_above=True)
+        object.__setattr__(self, "milestones", tuple(self.milestones))  # from a record it comes as a list
+        if (self.schedule == "milestones") != bool(self.milestones):
+            raise SettingsError(
+                f"milestones={self.milestones} with schedule={self.schedule!r}; the schedule 'milestones' needs some, "
+                "such as (0.5, 0.75), and no other takes any"
+            )
         if self.patience and not self.hold_out:
             raise SettingsError(f"patience={self.patience} looks at held-out examples; give hold_out, such as 0.1")
         if self.mixed_precision and self.by_hand:
             raise SettingsError("mixed_precision=True is of the library's hand; give by_hand=False with it")
+        if self.freeze and self.body_lr != 1:
+            raise SettingsError(f"freeze=True and body_lr={self.body_lr}: a body that stands still has no lr; give one")
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", self.device):
             raise SettingsError(f"device={self.device!r} must be auto, cpu or cuda (cuda:1 for the second of several)")
         if not isinstance(self.preparation, Preparation):

@@ -11,6 +11,7 @@ from byhand.errors import RunError
 from byhand.nn import by_hand, init
 from byhand.nn.hands import is_only_ours
 from byhand.optim import schedules
+from byhand.training.groups import freeze_body, keep_statistics, parameter_groups
 from byhand.training.settings import Settings
 from byhand.training.tasks import CLASSIFICATION, correct_of
 
@@ -30,6 +31,8 @@ class State:
         self.library = model.to(device)  # what is saved: both hands share its parameters
         if settings.channels_last and not settings.by_hand:
             self.library.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if settings.freeze:
+            freeze_body(self.library)
         self.model = by_hand(self.library) if settings.by_hand else self.library
         self.only_ours = settings.by_hand and is_only_ours(self.model)  # then our own tape leads back, not autograd
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -61,6 +64,12 @@ class State:
         """The network to evaluate and to keep: the running mean of the weights where the settings ask for one."""
         return self.library if self.mean is None else self.mean
 
+    def train(self) -> None:
+        """Put the network into training mode, but for the normalisation of a body that stands still."""
+        self.model.train()
+        if self.settings.freeze:
+            keep_statistics(self.model)
+
     @property
     def ended(self) -> bool:
         """Whether the last epoch is done, or patience is at its end."""
@@ -89,7 +98,8 @@ class State:
         d = min(self.settings.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mean, weight in zip(self.mean.parameters(), self.library.parameters(), strict=True):
-                mean.mul_(d).add_(weight, alpha=1 - d)
+                if weight.requires_grad:  # what stands still must not even be rounded
+                    mean.mul_(d).add_(weight, alpha=1 - d)
             for kept, buffer in zip(self.mean.buffers(), self.library.buffers(), strict=True):
                 kept.copy_(buffer)
 
@@ -182,6 +192,9 @@ def lr_at(settings: Settings, step: int, steps_per_epoch: int) -> float:
             return settings.lr * schedules.one_cycle(done, span, settings.rise) if span > 1 else settings.lr
         case "step":
             return settings.lr * schedules.step_decay(done, settings.step_epochs * steps_per_epoch, settings.gamma)
+        case "milestones":
+            passed = sum(done >= round(share * span) for share in settings.milestones)
+            return settings.lr * settings.gamma**passed
         case _:
             return settings.lr * schedules.exponential(done // steps_per_epoch, settings.gamma)
 
@@ -203,7 +216,7 @@ def initialise_normal(model: nn.Module) -> None:
 
 def _optimizer(model: nn.Module, settings: Settings, device: torch.device):
     family: Any = optim if settings.by_hand else torch.optim
-    groups = _groups(model, settings)
+    groups = parameter_groups(model, settings)
     # One kernel for all weights, which takes its lr from a tensor: what a step that never waits needs.
     how = {"fused": True} if device.type != "cpu" and not settings.by_hand else {}
     if settings.optimizer == "sgd":
@@ -211,12 +224,3 @@ def _optimizer(model: nn.Module, settings: Settings, device: torch.device):
         return family.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, **how)
     kind = family.AdamW if settings.optimizer == "adamw" else family.Adam
     return kind(groups, lr=settings.lr, betas=(0.9, settings.beta2), **how)
-
-
-def _groups(model: nn.Module, settings: Settings) -> list[dict[str, Any]]:
-    """The parameters by their weight decay; unless all decay, biases and scales of normalisation have none."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decaying = [parameter for parameter in parameters if settings.decay_all or parameter.ndim > 1]
-    others = [parameter for parameter in parameters if not (settings.decay_all or parameter.ndim > 1)]
-    groups = [{"params": decaying, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]

@@ -10,7 +10,7 @@ from byhand.errors import NonFiniteLoss
 from byhand.ops.tape import Tape
 from byhand.optim.clipping import clip_gradients
 from byhand.training.state import State
-from byhand.training.tasks import CLASSIFICATION, correct_of, loss_of
+from byhand.training.tasks import CLASSIFICATION, Outputs, correct_of, logits_of, loss_of
 
 DIVERGED = 1e6  # a mean cross-entropy that no training comes back from: the label's probability is e^(−1,000,000)
 WARM_STEPS = 3  # before a CUDA graph is recorded; libraries make their plans and buffers in them
@@ -28,7 +28,7 @@ class Step:
     def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
         self.lr = lr
         for group in self.state.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("share", 1.0)
         self.compute(inputs, targets)
 
     def compute(self, inputs: Tensor, targets: Tensor) -> None:
@@ -50,7 +50,7 @@ class Step:
         with tape or nullcontext(), self.precision():
             outputs = state.model(inputs)
             loss = loss_of(self.task, outputs, targets, state.settings)
-        self.see(loss.detach(), outputs.detach(), targets)
+        self.see(loss.detach(), outputs, targets)
         if tape is None:
             loss.backward(torch.full_like(loss, share))
             return
@@ -63,13 +63,13 @@ class Step:
             return nullcontext()
         return torch.autocast(self.state.device.type, torch.bfloat16)
 
-    def see(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+    def see(self, loss: Tensor, outputs: Outputs, targets: Tensor) -> None:
         """Look at what a part of the batch gave, and add it to the sums of the epoch."""
         value = float(loss)
         self.check(value, f"step {self.state.position + 1}", self.lr)
         self.state.loss_sum += value * len(targets)
         if self.task == CLASSIFICATION:
-            self.state.count(outputs, targets)
+            self.state.count(logits_of(outputs).detach(), targets)
 
     def settle(self) -> None:
         """Bring the sums of the state up to date."""
@@ -93,17 +93,18 @@ class DeviceStep(Step):
 
     def __init__(self, state: State, task: str) -> None:
         super().__init__(state, task)
-        self.lr_on_device, self.total, self.worst = (torch.zeros((), device=state.device) for _ in range(3))
+        self.total, self.worst = (torch.zeros((), device=state.device) for _ in range(2))
         self.right = torch.zeros((), dtype=torch.int64, device=state.device)
         for group in state.optimizer.param_groups:
-            group["lr"] = self.lr_on_device
+            group["lr"] = torch.zeros((), device=state.device)
         self.warm = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.held: tuple[Tensor, Tensor] | None = None  # the batch that the graph reads
 
     def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
+        for group in self.state.optimizer.param_groups:
+            group["lr"].fill_(lr * group.get("share", 1.0))
         self.lr = lr
-        self.lr_on_device.fill_(lr)
         whole = len(targets) == self.state.settings.batch_size
         if self.state.device.type != "cuda" or not whole:
             self.compute(inputs, targets)
@@ -125,7 +126,7 @@ class DeviceStep(Step):
                 held.copy_(new)
             self.graph.replay()
 
-    def see(self, loss: Tensor, outputs: Tensor, targets: Tensor) -> None:
+    def see(self, loss: Tensor, outputs: Outputs, targets: Tensor) -> None:
         with torch.no_grad():
             self.total += loss * len(targets)
             self.worst.copy_(torch.maximum(self.worst, loss))  # which keeps a NaN

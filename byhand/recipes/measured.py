@@ -1,0 +1,26 @@
+"""What an epoch of each plan was measured to take on two cores of a CPU, in seconds; `results/` has the runs."""
+
+EPOCH_SECONDS = {
+    ("linear-regression", "book"): 0.03,
+    ("linear-regression", "fast"): 0.01,
+    ("linear-regression", "best"): 0.0,
+    ("softmax-fashion", "book"): 0.36,
+    ("softmax-fashion", "fast"): 0.16,
+    ("softmax-fashion", "best"): 0.16,
+    ("mlp-fashion", "book"): 0.9,
+    ("mlp-fashion", "fast"): 0.82,
+    ("mlp-fashion", "best"): 2.23,
+    ("mlp-fashion-adamw", "book"): 1.47,
+    ("mlp-fashion-adamw", "fast"): 0.83,
+    ("mlp-fashion-adamw", "best"): 2.34,
+    ("lenet5-mnist", "book"): 12.0,
+    ("lenet5-mnist", "fast"): 3.49,
+    ("lenet5-mnist", "best"): 9.98,
+    ("lenet5-fashion", "book"): 11.2,
+    ("lenet5-fashion", "fast"): 3.4,
+    ("lenet5-fashion", "best"): 15.0,
+    ("lenet5-digits", "book"): 0.27,
+    ("lenet5-digits", "fast"): 0.19,
+    ("lenet5-digits", "best"): 0.24,
+    ("lenet5-bn-fashion", "fast"): 4.97,
+}
