@@ -14,12 +14,12 @@ from byhand import models
 from byhand.errors import NonFiniteLoss, SettingsError, ShapeError, TargetError
 from byhand.models import DETECTORS, detection_nms, mask_head
 from byhand.models.detection_images import DetectionTransform, ImageBatch, moved_boxes
+from byhand.models.detector_backbones import mobilenet_pyramid
 from byhand.models.detector_layers import DetectorLayers
-from byhand.models.faster_rcnn import mobilenet_pyramid
 from byhand.models.frozen_norm import FrozenBatchNorm2d, freeze_norms
 from byhand.models.region_proposal import AnchorGenerator, ProposalRules, RegionProposalNetwork, RPNHead
 from byhand.models.roi_heads import DetectionRules, FastRCNNPredictor, RoIHeads, RoIPooler, TwoMLPHead
-from byhand.models.weights import take_weights
+from byhand.models.weights import heads_of, take_weights
 from byhand.nn import by_hand
 from byhand.ops.suppression import batched_nms
 from byhand.proof import prove
@@ -171,7 +171,7 @@ def test_weights_of_other_classes_leave_the_heads_new():
     loaded = take_weights(model, seeded("maskrcnn_small", 1, num_classes=5).state_dict())
     assert (loaded.classes_in_file, loaded.num_classes) == (5, 3)
     heads = {"box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits"}
-    assert set(loaded.head) == {f"roi_heads.{name}" for name in heads}
+    assert set(loaded.head) == {f"roi_heads.{name}" for name in heads} == set(heads_of(model))
     for key, value in model.state_dict().items():
         kept = torch.equal(value, before[key])
         assert kept == any(head in key for head in heads) or not value.numel() or (value == value.flatten()[0]).all()

@@ -5,6 +5,7 @@ Ren, He, Girshick & Sun, Faster R-CNN (2015); Lin et al., Feature Pyramid Networ
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 from torch import Generator, Tensor, nn
 
@@ -17,12 +18,12 @@ from byhand.models.detection_images import (
     check_targets,
     size_of,
 )
-from byhand.models.feature_pyramid import Backbone, FeaturePyramid, Stages
+from byhand.models.detector_backbones import RESNET, mobilenet_pyramid, resnet50_pyramid, small_pyramid, train_only
+from byhand.models.feature_pyramid import Backbone, Stages
 from byhand.models.frozen_norm import freeze_norms
 from byhand.models.linear import check_counts
-from byhand.models.mobile_v3 import mobilenet_v3_large
 from byhand.models.region_proposal import AnchorGenerator, ProposalRules, RegionProposalNetwork, RPNHead
-from byhand.models.resnet import BasicBlock, resnet50, stage
+from byhand.models.resnet import resnet50
 from byhand.models.roi_heads import DetectionRules, FastRCNNPredictor, RoIHeads, RoIPooler, TwoMLPHead
 from byhand.models.weights import current_name
 
@@ -85,7 +86,7 @@ class FasterRCNN(nn.Module):
             known = [f"rpn_{field.name}" for field in fields(ProposalRules)]
             known += [f"box_{field.name}" for field in fields(DetectionRules)]
             raise SettingsError(f"a detector takes no argument {next(iter(rules))!r}; thresholds: {', '.join(known)}")
-        channels = int(backbone.out_channels)  # type: ignore[arg-type]
+        channels: Any = backbone.out_channels
         anchors = rpn_anchor_generator or AnchorGenerator(tuple((2**k,) for k in range(5, 10)), (RATIOS,) * 5)
         pool = box_roi_pool or RoIPooler()
         self.generator = generator
@@ -105,7 +106,8 @@ class FasterRCNN(nn.Module):
     @property
     def num_classes(self) -> int:
         """With the background; that of the predictor, which may be exchanged for another task."""
-        return int(self.roi_heads.box_predictor.cls_score.out_features)  # type: ignore[union-attr, arg-type]
+        predictor: Any = self.roi_heads.box_predictor
+        return int(predictor.cls_score.out_features)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None, losses: bool | None = None
@@ -163,15 +165,20 @@ def fasterrcnn_mobilenet_v3_large_fpn(
     """
     backbone = mobilenet_pyramid(trainable_backbone_layers, frozen_norm)
     anchors = AnchorGenerator(((32, 64, 128, 256, 512),) * 3, (RATIOS,) * 3)
-    options = {"rpn_score_thresh": 0.05, "rpn_anchor_generator": anchors} | options
-    return FasterRCNN(backbone, num_classes, **options)
+    defaults: dict[str, Any] = {"rpn_score_thresh": 0.05, "rpn_anchor_generator": anchors}
+    return FasterRCNN(backbone, num_classes, **defaults | options)
 
 
 def fasterrcnn_mobilenet_v3_large_320_fpn(
     num_classes: int = 91, trainable_backbone_layers: int | None = None, frozen_norm: bool = True, **options
 ) -> FasterRCNN:
     """The same network for images of 320 pixels, with fewer proposals: 19,386,354 parameters, torchvision's keys."""
-    few = {"min_size": 320, "max_size": 640, "rpn_pre_nms_top_n_test": 150, "rpn_post_nms_top_n_test": 150}
+    few: dict[str, Any] = {
+        "min_size": 320,
+        "max_size": 640,
+        "rpn_pre_nms_top_n_test": 150,
+        "rpn_post_nms_top_n_test": 150,
+    }
     return fasterrcnn_mobilenet_v3_large_fpn(num_classes, trainable_backbone_layers, frozen_norm, **few | options)
 
 
@@ -196,10 +203,12 @@ def fasterrcnn_resnet50_c4(
         freeze_norms(body, norm_eps)
     head = C4Head(body.layer4)
     backbone = Backbone(Stages(body.named_children(), {"layer3": "0"}), None, 1024)
-    _train_only(backbone.body, RESNET[:4], trainable_backbone_layers, 2 if frozen_norm else 4)
-    counts = {"pre_nms_top_n_train": 12000, "pre_nms_top_n_test": 6000, "post_nms_top_n_test": 300}
-    defaults = {f"rpn_{name}": count for name, count in counts.items()} | {
+    train_only(backbone.body, RESNET[:4], trainable_backbone_layers, 2 if frozen_norm else 4)
+    defaults: dict[str, Any] = {
         "rpn_anchor_generator": AnchorGenerator(((32, 64, 128, 256, 512),), (RATIOS,)),
+        "rpn_pre_nms_top_n_train": 12000,
+        "rpn_pre_nms_top_n_test": 6000,
+        "rpn_post_nms_top_n_test": 300,
         "box_roi_pool": RoIPooler(14),
         "box_head": head,
         "box_predictor": FastRCNNPredictor(2048, num_classes),
@@ -217,7 +226,8 @@ def fasterrcnn_small(num_classes: int = 4, width: int = 32, **options) -> Faster
     return FasterRCNN(small_pyramid(width), num_classes, **small_defaults(num_classes, width) | options)
 
 
-def small_defaults(num_classes: int, width: int) -> dict:
+def small_defaults(num_classes: int, width: int) -> dict[str, Any]:
+    """What the small detectors give ``FasterRCNN``, unless other arguments are given."""
     sizes = tuple(tuple(round(first * 2 ** (i / 2)) for i in range(5)) for first in (11, 64))
     return {
         "min_size": 240,
@@ -243,65 +253,6 @@ class C4Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.avgpool(self.layer4(x))
-
-
-RESNET = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))  # the stages that learn or stand still
-# The first block, each that halves the map, and the last convolution; with what lies between.
-MOBILENET = tuple(tuple(map(str, range(*ends))) for ends in ((0, 2), (2, 4), (4, 7), (7, 13), (13, 16), (16, 17)))
-
-
-def resnet50_pyramid(trainable: int | None, frozen_norm: bool, norm_eps: float) -> Backbone:
-    """ResNet-50's last four stages under a pyramid of 256 channels."""
-    body = resnet50(num_classes=1)
-    if frozen_norm:
-        freeze_norms(body, norm_eps)
-    stages = Stages(body.named_children(), {f"layer{i + 1}": str(i) for i in range(4)})
-    _train_only(stages, RESNET, trainable, 3 if frozen_norm else 5)
-    return Backbone(stages, FeaturePyramid((256, 512, 1024, 2048), 256), 256)
-
-
-def mobilenet_pyramid(trainable: int | None, frozen_norm: bool) -> Backbone:
-    """MobileNetV3-Large's last stride and its last convolution under a pyramid of 256 channels.
-
-    ε of the norms is 1e-5 here, as in torchvision, and not the classifier's 1e-3.
-    """
-    features = mobilenet_v3_large(num_classes=1).features
-    assert isinstance(features, nn.Module)
-    if frozen_norm:
-        freeze_norms(features)
-    for module in features.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps, module.momentum = 1e-5, 0.1
-    stages = Stages(features.named_children(), {"13": "0", "16": "1"})
-    _train_only(stages, MOBILENET, trainable, 3 if frozen_norm else 6)
-    return Backbone(stages, FeaturePyramid((160, 960), 256), 256)
-
-
-def small_pyramid(width: int) -> Backbone:
-    """Three blocks of ResNet-18 at strides 4, 8 and 16, the last two under a pyramid of 2 · ``width`` channels."""
-    check_counts(width=width)
-    layers: dict[str, nn.Module] = {
-        "conv1": nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False),
-        "bn1": nn.BatchNorm2d(width),
-        "relu": nn.ReLU(),
-    }
-    for i in range(1, 4):
-        layers[f"layer{i}"] = stage(BasicBlock, 1, width * 2 ** (i - 1), width * 2**i, 2)
-    body = Stages(layers.items(), {"layer2": "0", "layer3": "1"})
-    for module in body.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
-    return Backbone(body, FeaturePyramid((4 * width, 8 * width), 2 * width, pool=False), 2 * width)
-
-
-def _train_only(body: Stages, stages: Sequence[Sequence[str]], trainable: int | None, default: int) -> None:
-    """None; afterwards only the last ``trainable`` stages of the body learn."""
-    count = default if trainable is None else trainable
-    if not 0 <= count <= len(stages):
-        raise SettingsError(f"trainable_backbone_layers={trainable} must lie in 0..{len(stages)}")
-    for name in [name for names in stages[: len(stages) - count] for name in names]:
-        for parameter in body.get_submodule(name).parameters():
-            parameter.requires_grad_(False)
 
 
 def _taken(kind, prefix: str, options: dict):

@@ -5,7 +5,8 @@ He, Gkioxari, Dollár & Girshick, Mask R-CNN (2017).
 
 from torch import nn
 
-from byhand.models.faster_rcnn import FasterRCNN, resnet50_pyramid, small_defaults, small_pyramid
+from byhand.models.detector_backbones import resnet50_pyramid, small_pyramid
+from byhand.models.faster_rcnn import FasterRCNN, small_defaults
 from byhand.models.mask_head import MaskRCNNHeads, MaskRCNNPredictor
 from byhand.models.roi_heads import RoIPooler
 

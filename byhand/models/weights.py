@@ -25,6 +25,10 @@ _OLD_DETECTORS = (
 )
 _OLD_MASK_HEAD = re.compile(r"(.*mask_head)\.mask_fcn(\d+)\.(weight|bias)")
 
+_OF_CLASSES = re.compile(
+    r"roi_heads\.(?:box_predictor\.(?:cls_score|bbox_pred)|mask_predictor\.mask_fcn_logits)\.weight"
+)
+
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put these before every name
 _NESTED = ("state_dict", "model")  # where training scripts keep the weights beside the optimizer's state
 _NAMED = 3  # names of each kind in an error
@@ -105,9 +109,9 @@ def head_of(network: nn.Module) -> str:
 
     In a detector it is the one that scores the boxes. It is "" for a network that is itself this layer, or has none.
     """
-    for key in network.state_dict():
-        if key.endswith("box_predictor.cls_score.weight"):
-            return _layer(key)
+    of_detector = _detector_heads(network)
+    if of_detector:
+        return of_detector[0]
     for key, value in reversed(network.state_dict().items()):
         if key.rpartition(".")[2] == "weight" and value.ndim >= 2:
             return _layer(key)
@@ -115,9 +119,17 @@ def head_of(network: nn.Module) -> str:
 
 
 def heads_of(network: nn.Module) -> tuple[str, ...]:
-    """The paths of ``head_of`` and of the auxiliary heads: what is made anew for other classes; the rest is the body."""
+    """The paths of ``head_of`` and of the auxiliary heads: what is made anew for other classes; the rest is the body.
+
+    In a detector all that depends on the classes: their scores, their offsets, their masks.
+    """
     found = (match[0].rstrip(".") for key in network.state_dict() if (match := _AUXILIARY.match(key)))
-    return (head_of(network), *dict.fromkeys(found))
+    return tuple(dict.fromkeys((head_of(network), *_detector_heads(network), *found)))
+
+
+def _detector_heads(network: nn.Module) -> list[str]:
+    """The layers of a detector that have a row for each class, the scores first; none in other networks."""
+    return [_layer(key) for key in network.state_dict() if _OF_CLASSES.fullmatch(key)]
 
 
 def state_dict_in(content: Any, source: str) -> dict[str, Any]:
