@@ -134,7 +134,7 @@ def enlarged(image: Tensor, size: Size, mode: str) -> Tensor:
     if size_of(image) == size or not len(image):
         return image if size_of(image) == size else image.new_zeros(len(image), *size)
     align = {"align_corners": False} if mode == "bilinear" else {}
-    return nn.functional.interpolate(image[None], size=size, mode=mode, **align)[0]  # type: ignore[arg-type]
+    return nn.functional.interpolate(image[None], size=size, mode=mode, **align)[0]
 
 
 def moved_boxes(boxes: Tensor, old: Size, new: Size) -> Tensor:

@@ -34,5 +34,5 @@ class DetectorLayers(nn.Module):
             "box offsets": moves.reshape(len(moves), -1, 4),
         }
         if heads.mask_head is not None:
-            found["mask logits"] = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(maps, boxes, size)))
+            found["mask logits"] = heads.mask_logits(maps, boxes, size)
         return found

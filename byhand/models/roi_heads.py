@@ -141,11 +141,12 @@ class RoIHeads(nn.Module):
         dtype = exact(logits)
         return logits.to(dtype), offsets.to(dtype).reshape(len(offsets), -1, 4)
 
-    def mask_logits(self, images: ImageBatch, features: Mapping[str, Tensor], boxes: list[Tensor]) -> Tensor:
+    def mask_logits(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor], size: Size) -> Tensor:
+        """Logits (K, classes, 2 M, 2 M) of the boxes of all images of that padded size, in a network with masks."""
         assert self.mask_roi_pool is not None
         assert self.mask_head is not None
         assert self.mask_predictor is not None
-        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, images.size)))
+        return self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, size)))
 
     def samples(self, proposals: list[Tensor], targets: Sequence[Target], generator: Generator) -> list[Sample]:
         """Of each image the drawn proposals, in order; the objects themselves are proposals too, the last ones."""
@@ -194,7 +195,7 @@ class RoIHeads(nn.Module):
             boxes = [sample.boxes[sample.labels > 0] for sample in samples]
             matched = [sample.matched[sample.labels > 0] for sample in samples]
             masks = [target["masks"] for target in targets]
-            found = self.mask_logits(images, features, boxes) if len(positive) else None
+            found = self.mask_logits(features, boxes, images.size) if len(positive) else None
             losses["loss_mask"] = (
                 logits.new_zeros(()) if found is None else mask_loss(found, boxes, masks, matched, labels[positive])
             )
@@ -220,7 +221,7 @@ class RoIHeads(nn.Module):
             return found
         boxes, labels = [one["boxes"] for one in found], torch.cat([one["labels"] for one in found])
         if len(labels):
-            logits = self.mask_logits(images, features, boxes)
+            logits = self.mask_logits(features, boxes, images.size)
             masks = torch.sigmoid(logits[torch.arange(len(labels), device=labels.device), labels][:, None])
         else:
             masks = boxes[0].new_zeros(0, 1, 1, 1)
