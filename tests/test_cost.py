@@ -263,8 +263,9 @@ def test_mobilenet_with_full_convolutions_costs_what_its_paper_says():
     rows = layer_table(model, (3, 224, 224))
     found = separated(model, rows)
     # Howard et al. 2017, table 4: 4866 million multiply-adds with full convolutions, 569 with depthwise separable ones.
+    # The layers of their table 1 give 4867.3.
     assert found.pairs == 13
-    assert round((total(rows).multiply_adds - found.multiply_adds + found.full) / 1e6) == 4866
+    assert (total(rows).multiply_adds - found.multiply_adds + found.full) / 1e6 == pytest.approx(4866, rel=1e-3)
     assert round(total(rows).multiply_adds / 1e6) == 569
 
 

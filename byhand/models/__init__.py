@@ -27,15 +27,17 @@ class Network:
 
     def build(self, **options) -> "Module":
         """The network, freshly initialised; raises SettingsError for an option that its constructor does not take."""
-        known = self.options()
+        known, parameters = self.options(), inspect.signature(self._construct()).parameters
+        hands_on = len(parameters) > len(known)  # to another constructor, which checks them
         for name in options:
-            if name not in known:
+            if name not in known and not hands_on:
                 raise SettingsError(f"network {self.name!r} takes no option {name!r}; it takes: {', '.join(known)}")
         return self._construct()(**options)
 
     def options(self) -> tuple[str, ...]:
-        """The names of what its constructor takes."""
-        return tuple(inspect.signature(self._construct()).parameters)
+        """The names of what its constructor takes, but not of what it hands on as ``**options``."""
+        parameters = inspect.signature(self._construct()).parameters.values()
+        return tuple(one.name for one in parameters if one.kind is not one.VAR_KEYWORD)
 
     def _construct(self) -> Callable[..., "Module"]:
         module, function = self.constructor.split(":")
@@ -130,6 +132,50 @@ NETWORKS: tuple[Network, ...] = (
 )
 
 
+# Not among NETWORKS, as they take a list of images and give boxes: no logits of one input that a proof could compare.
+# What can be proven is inside: prove(DetectorLayers(detector), images) of detector_layers.py.
+DETECTORS: tuple[Network, ...] = (
+    Network(
+        "fasterrcnn_small", "faster_rcnn:fasterrcnn_small", (3, 240, 320), "Faster R-CNN, small", "Ren et al. 2015"
+    ),
+    Network(
+        "fasterrcnn_resnet50_c4",
+        "faster_rcnn:fasterrcnn_resnet50_c4",
+        (3, 800, 1056),
+        "Faster R-CNN, ResNet-50 without a pyramid",
+        "Ren et al. 2015",
+    ),
+    Network(
+        "fasterrcnn_resnet50_fpn",
+        "faster_rcnn:fasterrcnn_resnet50_fpn",
+        (3, 800, 1056),
+        "Faster R-CNN, ResNet-50 with a pyramid",
+        "Lin et al. 2017; torchvision",
+    ),
+    Network(
+        "fasterrcnn_mobilenet_v3_large_fpn",
+        "faster_rcnn:fasterrcnn_mobilenet_v3_large_fpn",
+        (3, 800, 1056),
+        "Faster R-CNN, MobileNet V3 large with a pyramid",
+        "torchvision",
+    ),
+    Network(
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+        "faster_rcnn:fasterrcnn_mobilenet_v3_large_320_fpn",
+        (3, 320, 416),
+        "The same for images of 320 pixels",
+        "torchvision",
+    ),
+    Network("maskrcnn_small", "mask_rcnn:maskrcnn_small", (3, 240, 320), "Mask R-CNN, small", "He et al. 2017"),
+    Network(
+        "maskrcnn_resnet50_fpn",
+        "mask_rcnn:maskrcnn_resnet50_fpn",
+        (3, 800, 1056),
+        "Mask R-CNN, ResNet-50 with a pyramid",
+        "He et al. 2017; torchvision",
+    ),
+)
+
 FIRST = NETWORKS[:4]  # of chapters 3 to 6, small enough for anything in seconds
 
 
@@ -142,13 +188,16 @@ def network(name: str) -> Network:
 
 
 def build(name: str, **options) -> "Module":
-    """A network by its name, freshly initialised: ``build("lenet5", activation="tanh")``."""
+    """A network or detector by its name, freshly initialised: ``build("lenet5", activation="tanh")``."""
+    for entry in DETECTORS:
+        if entry.name == name:
+            return entry.build(**options)
     return network(name).build(**options)
 
 
 def __getattr__(name: str):
     """Constructors by their own names, as in ``byhand.models.lenet5(num_classes=10)``."""
-    for entry in NETWORKS:
+    for entry in (*NETWORKS, *DETECTORS):
         module, function = entry.constructor.split(":")
         if function == name:
             return getattr(importlib.import_module(f"byhand.models.{module}"), function)

@@ -18,6 +18,17 @@ _AUXILIARY = re.compile(r"aux\d*\.")
 # Names before torch 0.4.1 allowed no dot in a module's name; torchvision's DenseNets are still published with them.
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.[a-z_]+)")
 
+# Names of detectors before torchvision 0.13; the Faster and Mask R-CNN of 2019 are still published with them.
+_OLD_DETECTORS = (
+    (re.compile(r"(.*fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)"), r"\1.0.\2"),
+    (re.compile(r"(.*rpn\.head\.conv)\.(weight|bias)"), r"\1.0.0.\2"),
+)
+_OLD_MASK_HEAD = re.compile(r"(.*mask_head)\.mask_fcn(\d+)\.(weight|bias)")
+
+_OF_CLASSES = re.compile(
+    r"roi_heads\.(?:box_predictor\.(?:cls_score|bbox_pred)|mask_predictor\.mask_fcn_logits)\.weight"
+)
+
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put these before every name
 _NESTED = ("state_dict", "model")  # where training scripts keep the weights beside the optimizer's state
 _NAMED = 3  # names of each kind in an error
@@ -72,7 +83,8 @@ def take_weights(network: nn.Module, content: Any, source: str = "the state dict
     new_heads, unused_heads = _auxiliary(own, found), _auxiliary(found, own)
 
     missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in found if key not in own]
+    # a frozen normalisation counts no batches
+    unexpected = [key for key in found if key not in own and not key.endswith("num_batches_tracked")]
     missing = [key for key in missing if _layer(key) not in head and not key.startswith(_dotted(new_heads))]
     unexpected = [key for key in unexpected if _layer(key) not in head and not key.startswith(_dotted(unused_heads))]
     taken = {key: found[key] for key in shapes if _layer(key) not in head}
@@ -95,8 +107,11 @@ def take_weights(network: nn.Module, content: Any, source: str = "the state dict
 def head_of(network: nn.Module) -> str:
     """The path of the layer that gives the logits, such as "fc" or "classifier.6": the last with a matrix or kernels.
 
-    It is "" for a network that is itself this layer, or that has none.
+    In a detector it is the one that scores the boxes. It is "" for a network that is itself this layer, or has none.
     """
+    of_detector = _detector_heads(network)
+    if of_detector:
+        return of_detector[0]
     for key, value in reversed(network.state_dict().items()):
         if key.rpartition(".")[2] == "weight" and value.ndim >= 2:
             return _layer(key)
@@ -104,9 +119,17 @@ def head_of(network: nn.Module) -> str:
 
 
 def heads_of(network: nn.Module) -> tuple[str, ...]:
-    """The paths of ``head_of`` and of the auxiliary heads, which serve the classes; all the rest is the body."""
+    """The paths of ``head_of`` and of the auxiliary heads: what is made anew for other classes; the rest is the body.
+
+    In a detector all that depends on the classes: their scores, their offsets, their masks.
+    """
     found = (match[0].rstrip(".") for key in network.state_dict() if (match := _AUXILIARY.match(key)))
-    return (head_of(network), *dict.fromkeys(found))
+    return tuple(dict.fromkeys((head_of(network), *_detector_heads(network), *found)))
+
+
+def _detector_heads(network: nn.Module) -> list[str]:
+    """The layers of a detector that have a row for each class, the scores first; none in other networks."""
+    return [_layer(key) for key in network.state_dict() if _OF_CLASSES.fullmatch(key)]
 
 
 def state_dict_in(content: Any, source: str) -> dict[str, Any]:
@@ -140,8 +163,19 @@ def _names_as_in(own: Mapping[str, Tensor], found: dict[str, Any]) -> dict[str, 
 
 
 def _renamed(key: str, own: Mapping[str, Tensor]) -> str:
-    old = _OLD_DENSENET.fullmatch(key)
-    return key if old is None or key in own else old[1] + old[2]
+    return key if key in own else current_name(key)
+
+
+def current_name(key: str) -> str:
+    """Today's name of a weight that torchvision once published under another; any other name as it is."""
+    if old := _OLD_DENSENET.fullmatch(key):
+        return old[1] + old[2]
+    if old := _OLD_MASK_HEAD.fullmatch(key):
+        return f"{old[1]}.{int(old[2]) - 1}.0.{old[3]}"  # counted from 1
+    for pattern, new in _OLD_DETECTORS:
+        if old := pattern.fullmatch(key):
+            return old.expand(new)
+    return key
 
 
 def _other_classes(head: str, shapes: Mapping[str, tuple[tuple, tuple]]) -> tuple[int, int] | None:
@@ -154,13 +188,14 @@ def _other_classes(head: str, shapes: Mapping[str, tuple[tuple, tuple]]) -> tupl
 
 
 def _differ_only_by(classes: tuple[int, int] | None, theirs: tuple, ours: tuple) -> bool:
-    """Whether two shapes differ, and only where one has the file's number of classes and the other the network's."""
-    return (
-        classes is not None
-        and theirs != ours
-        and len(theirs) == len(ours)
-        and all(pair == classes or pair[0] == pair[1] for pair in zip(theirs, ours, strict=True))
-    )
+    """Whether two shapes differ, and only where one has the file's number of classes and the other the network's.
+
+    A detector also has four offsets for each class.
+    """
+    if classes is None or theirs == ours or len(theirs) != len(ours):
+        return False
+    offsets = (4 * classes[0], 4 * classes[1])
+    return all(pair in (classes, offsets) or pair[0] == pair[1] for pair in zip(theirs, ours, strict=True))
 
 
 def _auxiliary(here: Iterable[str], there: Iterable[str]) -> tuple[str, ...]:

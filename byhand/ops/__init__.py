@@ -7,6 +7,7 @@ from byhand.ops.activations import leaky_relu, relu, sigmoid, tanh
 from byhand.ops.anchors import anchor_boxes, cell_anchors, multibox_prior, receptive_centres, receptive_field
 from byhand.ops.assignment import assign_anchor_to_bbox, match_boxes, sample_balanced
 from byhand.ops.average_precision import Detections, Objects
+from byhand.ops.binary_cross_entropy import binary_cross_entropy_with_logits
 from byhand.ops.boxes import (
     box_area,
     box_convert,
@@ -56,6 +57,7 @@ __all__ = [
     "avg_pool2d",
     "batch_norm",
     "batched_nms",
+    "binary_cross_entropy_with_logits",
     "box_area",
     "box_convert",
     "box_iou",

@@ -1,0 +1,38 @@
+"""All layers of a detector in one pass, without what lies between them: the part of it that a proof compares."""
+
+import torch
+from torch import Tensor, nn
+
+from byhand.models.faster_rcnn import FasterRCNN
+from byhand.models.region_proposal import in_order
+
+
+class DetectorLayers(nn.Module):
+    """What every layer of the detector gives for images (B, C, H, W) -> tensors by name, each with its gradient.
+
+    The second stage looks at two boxes of each image, always the same: its upper left quarter, and all but the first
+    quarter of both sides. Proposals, sampling and suppression choose boxes and compute no gradient; they are the same
+    code in both hands. So ``prove(DetectorLayers(detector), images)`` proves all that ``by_hand`` changes in it.
+    """
+
+    def __init__(self, detector: FasterRCNN) -> None:
+        super().__init__()
+        self.backbone, self.rpn_head, self.roi_heads = detector.backbone, detector.rpn.head, detector.roi_heads
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        heads, size = self.roi_heads, (int(x.shape[2]), int(x.shape[3]))
+        H, W = size
+        corners = [[0, 0, W / 2, H / 2], [W / 4, H / 4, W, H]]
+        boxes = [torch.tensor(corners, dtype=x.dtype, device=x.device)] * len(x)
+        maps = self.backbone(x)
+        logits, offsets = self.rpn_head(list(maps.values()))
+        classes, moves = heads.box_predictor(heads.box_head(heads.box_roi_pool(maps, boxes, size)))
+        found = {
+            "objectness": torch.cat([in_order(level, 1) for level in logits], 1),
+            "proposal offsets": torch.cat([in_order(level, 4) for level in offsets], 1),
+            "class logits": classes,
+            "box offsets": moves.reshape(len(moves), -1, 4),
+        }
+        if heads.mask_head is not None:
+            found["mask logits"] = heads.mask_logits(maps, boxes, size)
+        return found
