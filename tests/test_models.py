@@ -130,3 +130,18 @@ def test_a_network_is_called_by_the_name_of_its_function_and_is_built_of_torchs_
     shapes = [tuple(parameter.shape) for parameter in model.parameters()]
     assert any(shape[0] == 7 for shape in shapes)
     assert shapes[0][1] == 2
+
+
+@pytest.mark.parametrize("entry", NETWORKS[4:], ids=lambda entry: entry.name)
+@pytest.mark.parametrize("size", [28, 32, 64])
+def test_every_modern_network_takes_small_images_classes_and_channels(entry, size):
+    with torch.device("meta"):
+        options = {"image_size": size} if entry.name == "lenet5-bn" else {}
+        model = entry.build(num_classes=7, in_channels=1, small=True, **options)
+        assert model.eval()(torch.empty(2, 1, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preact_resnet164", "densenet_cifar"])
+def test_a_network_for_small_images_alone_has_no_other_form(name):
+    with pytest.raises(SettingsError, match="small=False: this network is made for images of 28 to 64 pixels"):
+        build(name, small=False)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from byhand.errors import SettingsError
 from byhand.models.linear import check_counts
 from byhand.models.resnet import check_images, scaled
+from byhand.models.resnet_cifar import check_small
 
 
 class DenseLayer(nn.Module):
@@ -156,7 +157,12 @@ def densenet201(
 
 
 def densenet_cifar(
-    num_classes: int = 10, in_channels: int = 3, depth: int = 100, growth_rate: int = 12, drop_rate: float = 0.0
+    num_classes: int = 10,
+    in_channels: int = 3,
+    depth: int = 100,
+    growth_rate: int = 12,
+    drop_rate: float = 0.0,
+    small: bool = True,
 ) -> DenseNet:
     """DenseNet-BC for images of 28 to 64 pixels, (B, in_channels, H, W) -> (B, num_classes); section 4.1, table 2.
 
@@ -166,5 +172,6 @@ def densenet_cifar(
     if not isinstance(depth, int) or depth < 10 or (depth - 4) % 6:
         raise SettingsError(f"depth={depth!r} must be 6n + 4 (two convolutions a layer, three blocks): 22, 40, 100")
     check_counts(growth_rate=growth_rate)
+    check_small(small)
     depths = [(depth - 4) // 6] * 3
     return DenseNet(growth_rate, depths, 2 * growth_rate, num_classes, in_channels, True, drop_rate)

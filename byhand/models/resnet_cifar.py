@@ -118,6 +118,12 @@ def init_convolutions(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+def check_small(small: bool) -> None:
+    """Nothing, if it is True: these networks have no other form. Else a SettingsError."""
+    if small is not True:
+        raise SettingsError(f"small={small!r}: this network is made for images of 28 to 64 pixels; leave small out")
+
+
 class CifarResNet(nn.Module):
     """Logits of images, (B, in_channels, H, W) -> (B, num_classes): section 4.2, with the shortcuts of option A.
 
@@ -135,8 +141,10 @@ class CifarResNet(nn.Module):
         width: float = 1.0,
         zero_init_residual: bool = False,
         shortcut: bool = True,
+        small: bool = True,
     ) -> None:
         super().__init__()
+        check_small(small)
         check_counts(num_classes=num_classes, in_channels=in_channels)
         if zero_init_residual and not shortcut:
             raise SettingsError(
@@ -182,8 +190,10 @@ class PreActCifarResNet(nn.Module):
         width: float = 1.0,
         zero_init_residual: bool = False,
         bottleneck: bool = False,
+        small: bool = True,
     ) -> None:
         super().__init__()
+        check_small(small)
         check_counts(num_classes=num_classes, in_channels=in_channels)
         n = blocks_a_stage(depth, 3 if bottleneck else 2)
         stem, a, b, c = (scaled(channels, width) for channels in (16, 16, 32, 64))
@@ -219,9 +229,10 @@ def resnet20(
     width: float = 1.0,
     zero_init_residual: bool = False,
     shortcut: bool = True,
+    small: bool = True,
 ) -> CifarResNet:
     """ResNet-20 for CIFAR: 269,722 parameters (0.27 million in table 6)."""
-    return CifarResNet(20, num_classes, in_channels, width, zero_init_residual, shortcut)
+    return CifarResNet(20, num_classes, in_channels, width, zero_init_residual, shortcut, small)
 
 
 def resnet32(
@@ -230,9 +241,10 @@ def resnet32(
     width: float = 1.0,
     zero_init_residual: bool = False,
     shortcut: bool = True,
+    small: bool = True,
 ) -> CifarResNet:
     """ResNet-32 for CIFAR: 464,154 parameters (0.46 million in table 6)."""
-    return CifarResNet(32, num_classes, in_channels, width, zero_init_residual, shortcut)
+    return CifarResNet(32, num_classes, in_channels, width, zero_init_residual, shortcut, small)
 
 
 def resnet44(
@@ -241,9 +253,10 @@ def resnet44(
     width: float = 1.0,
     zero_init_residual: bool = False,
     shortcut: bool = True,
+    small: bool = True,
 ) -> CifarResNet:
     """ResNet-44 for CIFAR: 658,586 parameters (0.66 million in table 6)."""
-    return CifarResNet(44, num_classes, in_channels, width, zero_init_residual, shortcut)
+    return CifarResNet(44, num_classes, in_channels, width, zero_init_residual, shortcut, small)
 
 
 def resnet56(
@@ -252,9 +265,10 @@ def resnet56(
     width: float = 1.0,
     zero_init_residual: bool = False,
     shortcut: bool = True,
+    small: bool = True,
 ) -> CifarResNet:
     """ResNet-56 for CIFAR: 853,018 parameters (0.85 million in table 6)."""
-    return CifarResNet(56, num_classes, in_channels, width, zero_init_residual, shortcut)
+    return CifarResNet(56, num_classes, in_channels, width, zero_init_residual, shortcut, small)
 
 
 def resnet110(
@@ -263,48 +277,73 @@ def resnet110(
     width: float = 1.0,
     zero_init_residual: bool = False,
     shortcut: bool = True,
+    small: bool = True,
 ) -> CifarResNet:
     """ResNet-110 for CIFAR: 1,727,962 parameters (1.7 million in table 6)."""
-    return CifarResNet(110, num_classes, in_channels, width, zero_init_residual, shortcut)
+    return CifarResNet(110, num_classes, in_channels, width, zero_init_residual, shortcut, small)
 
 
 def preact_resnet20(
-    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, zero_init_residual: bool = False
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: float = 1.0,
+    zero_init_residual: bool = False,
+    small: bool = True,
 ) -> PreActCifarResNet:
     """Pre-activation ResNet-20 for CIFAR: 269,722 parameters."""
-    return PreActCifarResNet(20, num_classes, in_channels, width, zero_init_residual)
+    return PreActCifarResNet(20, num_classes, in_channels, width, zero_init_residual, small=small)
 
 
 def preact_resnet32(
-    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, zero_init_residual: bool = False
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: float = 1.0,
+    zero_init_residual: bool = False,
+    small: bool = True,
 ) -> PreActCifarResNet:
     """Pre-activation ResNet-32 for CIFAR: 464,154 parameters."""
-    return PreActCifarResNet(32, num_classes, in_channels, width, zero_init_residual)
+    return PreActCifarResNet(32, num_classes, in_channels, width, zero_init_residual, small=small)
 
 
 def preact_resnet44(
-    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, zero_init_residual: bool = False
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: float = 1.0,
+    zero_init_residual: bool = False,
+    small: bool = True,
 ) -> PreActCifarResNet:
     """Pre-activation ResNet-44 for CIFAR: 658,586 parameters."""
-    return PreActCifarResNet(44, num_classes, in_channels, width, zero_init_residual)
+    return PreActCifarResNet(44, num_classes, in_channels, width, zero_init_residual, small=small)
 
 
 def preact_resnet56(
-    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, zero_init_residual: bool = False
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: float = 1.0,
+    zero_init_residual: bool = False,
+    small: bool = True,
 ) -> PreActCifarResNet:
     """Pre-activation ResNet-56 for CIFAR: 853,018 parameters."""
-    return PreActCifarResNet(56, num_classes, in_channels, width, zero_init_residual)
+    return PreActCifarResNet(56, num_classes, in_channels, width, zero_init_residual, small=small)
 
 
 def preact_resnet110(
-    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, zero_init_residual: bool = False
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: float = 1.0,
+    zero_init_residual: bool = False,
+    small: bool = True,
 ) -> PreActCifarResNet:
     """Pre-activation ResNet-110 for CIFAR: 1,727,962 parameters."""
-    return PreActCifarResNet(110, num_classes, in_channels, width, zero_init_residual)
+    return PreActCifarResNet(110, num_classes, in_channels, width, zero_init_residual, small=small)
 
 
 def preact_resnet164(
-    num_classes: int = 10, in_channels: int = 3, width: float = 1.0, zero_init_residual: bool = False
+    num_classes: int = 10,
+    in_channels: int = 3,
+    width: float = 1.0,
+    zero_init_residual: bool = False,
+    small: bool = True,
 ) -> PreActCifarResNet:
     """Pre-activation ResNet-164 of bottlenecks for CIFAR: 1,703,258 parameters (1.7 million in 2016b, table 4)."""
-    return PreActCifarResNet(164, num_classes, in_channels, width, zero_init_residual, bottleneck=True)
+    return PreActCifarResNet(164, num_classes, in_channels, width, zero_init_residual, bottleneck=True, small=small)
