@@ -23,6 +23,8 @@ EPOCH_SECONDS = {
     ("lenet5-digits", "fast"): 0.19,
     ("lenet5-digits", "best"): 0.24,
     ("lenet5-bn-fashion", "fast"): 4.97,
+    ("alexnet-fashion", "fast"): 31.9,
+    ("vgg11-fashion", "fast"): 33.6,
     ("googlenet-fashion", "fast"): 54.8,
     ("mobilenetv1-fashion", "fast"): 41.0,
 }
