@@ -12,7 +12,18 @@ from byhand.recipes import Recipe
 from byhand.runs.storage import write_atomically
 
 MEASURES = ("accuracy", "loss", "train_accuracy", "train_loss", "max_weight_error", "closed_form_error", "seconds")
-KEYS = ("recipe", "plan", "dataset", "command", "epochs", "source", "goal", "means", "environment")  # read of a record
+KEYS = (
+    "recipe",
+    "plan",
+    "dataset",
+    "command",
+    "seeds",
+    "epochs",
+    "source",
+    "goal",
+    "means",
+    "environment",
+)  # read of a record
 
 
 def run_plan(
@@ -106,7 +117,7 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, str, str, str, str, str]]
                 measure,
                 "" if source is None else f"{source:.4f}",
                 _number(measure, found["mean"]),
-                f"± {_number(measure, found['stdev'])}",
+                f"± {_number(measure, found['stdev'])}" if len(record["seeds"]) > 1 else "(one seed)",
                 "" if bounds is None else _range(measure, bounds),
                 reached,
             )
@@ -141,7 +152,7 @@ def overview(folder: Path) -> str:
     machines = set()
     for record in records:
         where = record["environment"]
-        machines.add(f"{where['cpu']}, {_counted(where['threads'], 'thread')}, torch {where['versions']['torch']}")
+        machines.add(f"{where['cpu']}, {counted(where['threads'], 'thread')}, torch {where['versions']['torch']}")
     return "\n".join([*lines, "", f"Measured on: {'; '.join(sorted(machines))}.", ""])
 
 
@@ -159,7 +170,8 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """1 seed, 3 seeds."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

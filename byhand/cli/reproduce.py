@@ -41,7 +41,7 @@ def reproduce(
         raise SettingsError(f"seeds={seeds} must be at least 1")
 
     from byhand.cli.progress import follow
-    from byhand.reproduce import check_folder, rows_of, run_plan
+    from byhand.reproduce import check_folder, counted, rows_of, run_plan
 
     check_folder(results_dir)
 
@@ -56,7 +56,7 @@ def reproduce(
 
     missed = False
     for one, name in jobs:
-        typer.echo(f"{one.name}, plan {name}, {seeds} seeds", err=True)
+        typer.echo(f"{one.name}, plan {name}, {counted(seeds, 'seed')}", err=True)
         found = run_plan(
             one,
             name,
@@ -72,6 +72,6 @@ def reproduce(
             emit(found)
         else:
             columns = ("measure", "source", "here (mean)", "spread", "goal", "reached")
-            table(columns, rows_of(found), f"{one.name}, plan {name}: {seeds} seeds", numbers=0)
+            table(columns, rows_of(found), f"{one.name}, plan {name}: {counted(seeds, 'seed')}", numbers=0)
     if missed:
         raise typer.Exit(1)
