@@ -12,18 +12,8 @@ from byhand.recipes import Recipe
 from byhand.runs.storage import write_atomically
 
 MEASURES = ("accuracy", "loss", "train_accuracy", "train_loss", "max_weight_error", "closed_form_error", "seconds")
-KEYS = (
-    "recipe",
-    "plan",
-    "dataset",
-    "command",
-    "seeds",
-    "epochs",
-    "source",
-    "goal",
-    "means",
-    "environment",
-)  # read of a record
+# What is read of a record.
+KEYS = ("recipe", "plan", "dataset", "command", "seeds", "epochs", "source", "goal", "means", "environment")
 
 
 def run_plan(
