@@ -70,7 +70,7 @@ NIN_FASHION = fashion(
     "7.3",
     "nin",
     {"small": True, "width": 0.25, "dropout": 0.1, "last_relu": False},
-    epochs=12,
+    epochs=10,
     channels_last=False,
     **BARE,
 )
@@ -97,11 +97,11 @@ RESNET20_FASHION = Recipe(
 )
 DENSENET_FASHION = fashion(
     "densenet",
-    "DenseNet-BC of 22 layers with growth rate 12",
+    "DenseNet-BC of 16 layers with growth rate 12",
     "7.7",
     "densenet_cifar",
-    {"depth": 22, "growth_rate": 12},
-    epochs=8,
+    {"depth": 16, "growth_rate": 12},
+    epochs=10,
 )
 MOBILENETV1_FASHION = fashion(
     "mobilenetv1",
@@ -118,7 +118,7 @@ MOBILENETV2_FASHION = fashion(
     "7.8",
     "mobilenet_v2",
     {"width_mult": 0.35, "dropout": 0.0},
-    epochs=12,
+    epochs=10,
     **ENLARGED,
 )
 MOBILENETV3_FASHION = fashion(
