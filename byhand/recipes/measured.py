@@ -26,5 +26,7 @@ EPOCH_SECONDS = {
     ("alexnet-fashion", "fast"): 31.9,
     ("vgg11-fashion", "fast"): 33.6,
     ("googlenet-fashion", "fast"): 54.8,
+    ("resnet20-fashion", "fast"): 121,
     ("mobilenetv1-fashion", "fast"): 41.0,
+    ("mobilenetv3-fashion", "fast"): 62.9,
 }
