@@ -18,7 +18,7 @@ from byhand.ops import least_squares
 from byhand.recipes import DEFAULT, recipe
 from byhand.recipes.own import check_names, own_recipe
 from byhand.runs.environment import environment
-from byhand.runs.picture import read_image, read_photograph
+from byhand.runs.picture import read_as_in
 from byhand.runs.run import Run
 from byhand.training.device import device_named
 from byhand.training.evaluate import Measured, evaluate
@@ -475,12 +475,7 @@ def predict_files(run: Run, paths: Sequence[str | Path], top: int = 3) -> list[d
     if top < 1:
         raise SettingsError(f"top={top} must be at least 1")
     channels, height, width = record["input_shape"]
-    # Digits were centred when their data sets were made; the photographs of clothes fill their frame.
-    centre = record["dataset"] != "fashion-mnist"
-    if data.entry(record["dataset"]).kind == "folder":
-        images = [read_photograph(path, height, channels) for path in paths]
-    else:
-        images = [read_image(path, (height, width), channels, centre) for path in paths]
+    images = [read_as_in(record["dataset"], path, (height, width), channels) for path in paths]
     if not images:
         raise SettingsError("no picture was given; expected one or more image files")
     names = record["class_names"]

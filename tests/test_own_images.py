@@ -19,6 +19,7 @@ from byhand.data.arrays import Dataset
 from byhand.data.preparation import Preparation
 from byhand.errors import SettingsError
 from byhand.models.weights import head_of
+from byhand.plots.focus import images_of
 from byhand.recipes.own import own_recipe
 from byhand.runs.run import Run
 from byhand.training.batches import batches, num_batches
@@ -233,6 +234,18 @@ def test_a_picture_is_asked_about_as_the_folder_was_read(grey, byhand, tmp_path)
         )
     ]
     assert len(found) >= len(images)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_picture_is_drawn_as_the_folder_was_read(grey, byhand, tmp_path):
+    folder = images_in(tmp_path / "sky", size=20, grey=grey)
+    for path in sorted(folder.rglob("*.png"))[:12]:  # half of them small, so that the others are made smaller
+        Image.open(path).resize((8, 12)).save(path)
+    run = trained_on(folder, byhand)
+    dataset = jobs.dataset_of(run)
+    read = torch.cat([dataset.train_images, dataset.test_images])
+    for shown in images_of(run, dataset, sorted(folder.rglob("*.png"))):
+        assert (shown.image == read).flatten(1).all(1).any(), shown.name
 
 
 def test_a_training_on_ones_own_images_goes_on_bit_for_bit(tmp_path):
