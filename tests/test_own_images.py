@@ -481,6 +481,23 @@ def test_batches_of_one_are_refused_where_normalisation_has_one_value_a_channel(
     assert list(here.iterdir()) == []
 
 
+def test_parts_of_one_example_are_refused_where_normalisation_has_one_value_a_channel_and_parts_are_even(
+    refused, tmp_path, here
+):
+    folder = images_in(tmp_path / "sky", count=12)  # 22 for training: 15 and 7
+    asked = ("--network", "lenet5-bn", "--dataset", f"image-folder:{folder}", "--batch-size", 15, "--threads", 1)
+    said = refused("train", *asked, "--set", "accumulate=4")
+    assert "accumulate=4" in said
+    assert "choose fewer parts" in said
+    assert list(here.iterdir()) == []
+    how = {"network": "lenet5-bn", "dataset": f"image-folder:{folder}", "batch_size": 15, "threads": 1}
+    left = jobs.start(**how, epochs=1, accumulate=3)
+    sizes = []
+    left.state.model.register_forward_hook(lambda layer, inputs, output: sizes.append(len(output)))
+    next(iter(left))
+    assert sizes[:6] == [5, 5, 5, 3, 2, 2]
+
+
 def test_batches_of_one_are_no_fault_elsewhere(byhand, tmp_path):
     folder = images_in(tmp_path / "sky", count=3)
     assert trained_on(folder, byhand, "mlp", "--batch-size", 1).result()["loss"] > 0
