@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from byhand.cli.settings import changes_of
 from byhand.data.preparation import Preparation
 from byhand.errors import ByhandError, SettingsError, UnknownName
 from byhand.recipes import RECIPES
@@ -175,12 +176,18 @@ def test_an_impossible_preparation_is_told_when_it_is_made(wrong, word):
         ("decay_all=false", ("decay_all", False)),
         ("optimizer=adamw", ("optimizer", "adamw")),
         ("milestones=0.5,0.75", ("milestones", (0.5, 0.75))),
+        ("milestones=", ("milestones", ())),
     ],
 )
 def test_a_setting_is_read_from_text_by_its_kind(text, expected):
     found = from_text(text)
     assert found == expected
     assert type(found[1]) is type(expected[1])
+
+
+def test_a_plan_with_milestones_can_be_given_another_schedule():
+    changes = changes_of("resnet20-cifar10", "book", None, None, None, {}, ["schedule=cosine", "milestones="])
+    assert changes == {"schedule": "cosine", "milestones": ()}
 
 
 @pytest.mark.parametrize(
