@@ -132,7 +132,8 @@ def _set_up(
     else:
         if data_dir is not None and data.entry(dataset).kind == "folder":
             raise SettingsError(f"{dataset} says where its images lie; leave out data_dir={os.fspath(data_dir)!r}")
-        asked = Settings(epochs=1, batch_size=1, lr=1.0).replace(**settings)  # what no data set can make possible
+        # what no data set can make possible
+        asked = Settings(epochs=1, batch_size=1, lr=1.0, by_hand=False).replace(**settings)
         device, examples, given = _material(asked, dataset, data_dir, weights, progress)
         chosen = own_recipe(network, examples, size, None if given is None else given.state, asked.freeze)
         planned = chosen.plan(plan)

@@ -190,6 +190,13 @@ def test_a_plan_with_milestones_can_be_given_another_schedule():
     assert changes == {"schedule": "cosine", "milestones": ()}
 
 
+def test_a_network_of_ones_own_choice_takes_mixed_precision_unless_it_is_asked_to_go_by_hand():
+    own = (None, "fast", "resnet18", "cifar10", None)
+    assert changes_of(*own, {}, ["mixed_precision=true"]) == {"mixed_precision": True}
+    with pytest.raises(SettingsError, match="of the library's hand"):
+        changes_of(*own, {"by_hand": True}, ["mixed_precision=true"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

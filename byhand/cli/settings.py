@@ -55,6 +55,7 @@ def changes_of(
     if twice:
         raise SettingsError(f"{twice[0]} is given by --{twice[0].replace('_', '-')} and by --set; give one of them")
     changes |= assigned
-    planned = named(recipe or DEFAULT.name).plan(plan).settings if network is None else Settings(1, 1, 1.0)
+    free = Settings(1, 1, 1.0, by_hand=False)
+    planned = named(recipe or DEFAULT.name).plan(plan).settings if network is None else free
     planned.replace(**changes)
     return changes
