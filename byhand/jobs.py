@@ -18,8 +18,9 @@ from byhand.ops import least_squares
 from byhand.recipes import DEFAULT, recipe
 from byhand.recipes.own import check_names, own_recipe
 from byhand.runs.environment import environment
-from byhand.runs.picture import read_image, read_photograph
+from byhand.runs.picture import read_as_in
 from byhand.runs.run import Run
+from byhand.training.batches import num_batches
 from byhand.training.device import device_named
 from byhand.training.evaluate import Measured, evaluate
 from byhand.training.fit import Epoch, fit
@@ -131,7 +132,8 @@ def _set_up(
     else:
         if data_dir is not None and data.entry(dataset).kind == "folder":
             raise SettingsError(f"{dataset} says where its images lie; leave out data_dir={os.fspath(data_dir)!r}")
-        asked = Settings(epochs=1, batch_size=1, lr=1.0).replace(**settings)  # what no data set can make possible
+        # what no data set can make possible
+        asked = Settings(epochs=1, batch_size=1, lr=1.0, by_hand=False).replace(**settings)
         device, examples, given = _material(asked, dataset, data_dir, weights, progress)
         chosen = own_recipe(network, examples, size, None if given is None else given.state, asked.freeze)
         planned = chosen.plan(plan)
@@ -416,12 +418,14 @@ def _check_fit(state: State, dataset: Dataset, network: str) -> None:
             raise
         shape = " × ".join(map(str, settings.preparation(images).shape[1:]))
         raise SettingsError(f"{network} does not take examples of {shape}: {' '.join(str(error).split())}") from None
-    if settings.batch_size == 1:
+    num_examples, batch_size = len(dataset.train_images), settings.batch_size
+    left_over = num_examples - (num_batches(num_examples, batch_size) - 1) * batch_size  # in an epoch's last batch
+    if min(batch_size, left_over) < 2 * settings.accumulate:
         _check_one(state, images, network)
 
 
 def _check_one(state: State, image: torch.Tensor, network: str) -> None:
-    """Raises SettingsError where the network cannot be trained on one example at a time."""
+    """Raises SettingsError where the network cannot be trained on one example at a time, as the settings ask."""
     trial = copy.copy(state)
     trial.model = copy.deepcopy(state.library)  # as its running statistics move
     trial.train()
@@ -429,9 +433,12 @@ def _check_one(state: State, image: torch.Tensor, network: str) -> None:
         with torch.no_grad(), torch.random.fork_rng():
             trial.model(state.settings.preparation(image.to(state.device)))
     except ValueError as error:  # torch's own, and our ShapeError
+        cause, advice = "batch_size=1", "choose at least 2"
+        if state.settings.batch_size > 1:
+            cause, advice = f"parts of one example (accumulate={state.settings.accumulate})", "choose fewer parts"
         raise SettingsError(
-            f"{network} cannot be trained with batch_size=1, as batch normalisation has one value a channel then "
-            f"({' '.join(str(error).split())}); choose at least 2"
+            f"{network} cannot be trained with {cause}, as batch normalisation has one value a channel then "
+            f"({' '.join(str(error).split())}); {advice}"
         ) from None
 
 
@@ -475,12 +482,7 @@ def predict_files(run: Run, paths: Sequence[str | Path], top: int = 3) -> list[d
     if top < 1:
         raise SettingsError(f"top={top} must be at least 1")
     channels, height, width = record["input_shape"]
-    # Digits were centred when their data sets were made; the photographs of clothes fill their frame.
-    centre = record["dataset"] != "fashion-mnist"
-    if data.entry(record["dataset"]).kind == "folder":
-        images = [read_photograph(path, height, channels) for path in paths]
-    else:
-        images = [read_image(path, (height, width), channels, centre) for path in paths]
+    images = [read_as_in(record["dataset"], path, (height, width), channels) for path in paths]
     if not images:
         raise SettingsError("no picture was given; expected one or more image files")
     names = record["class_names"]

@@ -210,6 +210,7 @@ def test_a_polygon_and_run_lengths_counted_by_hand():
         ([[1, 1, 2, 2, 3]], "a polygon has 5 numbers"),
         ([[1, 1, 2, 2, 3, float("nan")]], "leaves the image"),
         ([[1, 1, 2, 2, 1e9, 3]], "leaves the image of 6 × 5 by more than its size"),
+        ([[1, 1, 2, 2, 10**400, 3]], "leaves the image of 6 × 5 by more than its size"),
         ([[1, 1, 2, 2, "a", 3]], "no number"),
         (["111111"], "a polygon has no numbers"),
         ("text", "neither a list of polygons nor run lengths"),

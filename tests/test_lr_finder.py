@@ -139,6 +139,16 @@ def test_bad_input_is_refused_in_one_line_and_no_picture_is_written(arguments, s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_head_alone_is_searched_for_from_given_weights(byhand, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = ("find-lr", "lenet5-digits", "--threads", 1, "--steps", 40, "--set", "freeze=true")
+    assert "give --from WEIGHTS" in refused(*asked)
+    assert "no.pth" in refused(*asked, "--from", "no.pth")
+    torch.save(models.build("lenet5").state_dict(), "weights.pth")
+    (record,) = byhand(*asked, "--from", "weights.pth", "--json").records
+    assert record["suggestion"] > 0
+
+
 def test_the_command_prints_the_suggestion_and_writes_the_picture(byhand, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = ("find-lr", "linear-regression", "--low", 1e-4, "--threads", 1, "--output", "pictures/lr.png")

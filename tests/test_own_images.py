@@ -19,6 +19,7 @@ from byhand.data.arrays import Dataset
 from byhand.data.preparation import Preparation
 from byhand.errors import SettingsError
 from byhand.models.weights import head_of
+from byhand.plots.focus import images_of
 from byhand.recipes.own import own_recipe
 from byhand.runs.run import Run
 from byhand.training.batches import batches, num_batches
@@ -233,6 +234,18 @@ def test_a_picture_is_asked_about_as_the_folder_was_read(grey, byhand, tmp_path)
         )
     ]
     assert len(found) >= len(images)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_picture_is_drawn_as_the_folder_was_read(grey, byhand, tmp_path):
+    folder = images_in(tmp_path / "sky", size=20, grey=grey)
+    for path in sorted(folder.rglob("*.png"))[:12]:  # half of them small, so that the others are made smaller
+        Image.open(path).resize((8, 12)).save(path)
+    run = trained_on(folder, byhand)
+    dataset = jobs.dataset_of(run)
+    read = torch.cat([dataset.train_images, dataset.test_images])
+    for shown in images_of(run, dataset, sorted(folder.rglob("*.png"))):
+        assert (shown.image == read).flatten(1).all(1).any(), shown.name
 
 
 def test_a_training_on_ones_own_images_goes_on_bit_for_bit(tmp_path):
@@ -466,6 +479,23 @@ def test_batches_of_one_are_refused_where_normalisation_has_one_value_a_channel(
     assert "batch_size=1" in said
     assert "at least 2" in said
     assert list(here.iterdir()) == []
+
+
+def test_parts_of_one_example_are_refused_where_normalisation_has_one_value_a_channel_and_parts_are_even(
+    refused, tmp_path, here
+):
+    folder = images_in(tmp_path / "sky", count=12)  # 22 for training: 15 and 7
+    asked = ("--network", "lenet5-bn", "--dataset", f"image-folder:{folder}", "--batch-size", 15, "--threads", 1)
+    said = refused("train", *asked, "--set", "accumulate=4")
+    assert "accumulate=4" in said
+    assert "choose fewer parts" in said
+    assert list(here.iterdir()) == []
+    how = {"network": "lenet5-bn", "dataset": f"image-folder:{folder}", "batch_size": 15, "threads": 1}
+    left = jobs.start(**how, epochs=1, accumulate=3)
+    sizes = []
+    left.state.model.register_forward_hook(lambda layer, inputs, output: sizes.append(len(output)))
+    next(iter(left))
+    assert sizes[:6] == [5, 5, 5, 3, 2, 2]
 
 
 def test_batches_of_one_are_no_fault_elsewhere(byhand, tmp_path):

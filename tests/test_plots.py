@@ -52,7 +52,7 @@ class FakeRun:
         return self.made
 
     def recipe(self):
-        return {"recipe": "fake", "task": self.task, "reported": self.reported}
+        return {"recipe": "fake", "dataset": "mnist", "task": self.task, "reported": self.reported}
 
     def prepare(self, images):
         return images.float() if self.task == "regression" else images.float() / 255

@@ -59,6 +59,13 @@ def test_maps_are_those_of_torchs_hooks_image_by_image(layer, label):
         assert abs(float(found.probabilities[index]) - share) < 1e-6
 
 
+def test_a_first_layer_that_works_in_place_is_no_fault():
+    batch = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))  # which a ReLU leaves as it is
+    plain, begun = small_network(), nn.Sequential(nn.ReLU(inplace=True), *small_network()).eval()
+    expected, found = plots.grad_cam(plain, batch, "3"), plots.grad_cam(begun, batch, "4")
+    torch.testing.assert_close(found.maps, expected.maps)
+
+
 def test_with_global_average_pooling_it_is_the_class_activation_map_of_zhou_et_al():
     torch.manual_seed(0)
     conv, linear = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)

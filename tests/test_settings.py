@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from byhand.cli.settings import changes_of
 from byhand.data.preparation import Preparation
 from byhand.errors import ByhandError, SettingsError, UnknownName
 from byhand.recipes import RECIPES
@@ -175,12 +176,25 @@ def test_an_impossible_preparation_is_told_when_it_is_made(wrong, word):
         ("decay_all=false", ("decay_all", False)),
         ("optimizer=adamw", ("optimizer", "adamw")),
         ("milestones=0.5,0.75", ("milestones", (0.5, 0.75))),
+        ("milestones=", ("milestones", ())),
     ],
 )
 def test_a_setting_is_read_from_text_by_its_kind(text, expected):
     found = from_text(text)
     assert found == expected
     assert type(found[1]) is type(expected[1])
+
+
+def test_a_plan_with_milestones_can_be_given_another_schedule():
+    changes = changes_of("resnet20-cifar10", "book", None, None, None, {}, ["schedule=cosine", "milestones="])
+    assert changes == {"schedule": "cosine", "milestones": ()}
+
+
+def test_a_network_of_ones_own_choice_takes_mixed_precision_unless_it_is_asked_to_go_by_hand():
+    own = (None, "fast", "resnet18", "cifar10", None)
+    assert changes_of(*own, {}, ["mixed_precision=true"]) == {"mixed_precision": True}
+    with pytest.raises(SettingsError, match="of the library's hand"):
+        changes_of(*own, {"by_hand": True}, ["mixed_precision=true"])
 
 
 @pytest.mark.parametrize(

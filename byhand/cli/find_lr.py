@@ -7,7 +7,7 @@ import typer
 
 from byhand.cli.options import ByHand, DataDir, Json, Lang, Show, check_language
 from byhand.cli.output import emit
-from byhand.cli.settings import Assignments, DataSet, Network, Size, changes_of
+from byhand.cli.settings import Assignments, DataSet, From, Network, Size, changes_of
 
 
 def find_lr(
@@ -18,6 +18,7 @@ def find_lr(
     network: Network = None,
     dataset: DataSet = None,
     size: Size = None,
+    weights: From = None,
     low: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
     high: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 10.0,
     steps: Annotated[int, typer.Option(help="Steps of training, at least 10.")] = 100,
@@ -50,6 +51,7 @@ def find_lr(
             network=network,
             dataset=dataset,
             size=size,
+            weights=weights,
             low=low,
             high=high,
             steps=steps,

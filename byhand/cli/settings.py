@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 OWN = "Your own images, or any network with any data"  # a heading of --help
+TUNE = "Fine-tuning"  # another
 
 Network = Annotated[
     str | None, typer.Option(help="In place of a recipe: a name from `byhand list networks`.", rich_help_panel=OWN)
@@ -18,6 +19,15 @@ DataSet = Annotated[
     ),
 ]
 Size = Annotated[int | None, typer.Option(help="Bring images to so many pixels a side.", rich_help_panel=OWN)]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="WEIGHTS",
+        help="Start from these, a path or an address of .pth or .safetensors; other classes get a new head.",
+        rich_help_panel=TUNE,
+    ),
+]
 Assignments = Annotated[
     list[str] | None,
     typer.Option(
@@ -55,6 +65,7 @@ def changes_of(
     if twice:
         raise SettingsError(f"{twice[0]} is given by --{twice[0].replace('_', '-')} and by --set; give one of them")
     changes |= assigned
-    planned = named(recipe or DEFAULT.name).plan(plan).settings if network is None else Settings(1, 1, 1.0)
+    free = Settings(1, 1, 1.0, by_hand=False)
+    planned = named(recipe or DEFAULT.name).plan(plan).settings if network is None else free
     planned.replace(**changes)
     return changes

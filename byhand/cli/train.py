@@ -8,12 +8,11 @@ import typer
 
 from byhand.cli.options import ByHand, DataDir, Json, Lang, RunPath, RunsDir, Show, check_language
 from byhand.cli.output import Interrupted, bounds, emit, table
-from byhand.cli.settings import Assignments, DataSet, Network, Size, changes_of
+from byhand.cli.settings import TUNE, Assignments, DataSet, From, Network, Size, changes_of
 
 if TYPE_CHECKING:
     from byhand.jobs import Training
 
-TUNE = "Fine-tuning"  # a heading of --help
 Plots = Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the pictures at the end.")]
 
 
@@ -25,15 +24,7 @@ def train(
     network: Network = None,
     dataset: DataSet = None,
     size: Size = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="WEIGHTS",
-            help="Start from these, a path or an address of .pth or .safetensors; other classes get a new head.",
-            rich_help_panel=TUNE,
-        ),
-    ] = None,
+    weights: From = None,
     freeze: Annotated[bool | None, typer.Option("--freeze", help="Train the head alone.", rich_help_panel=TUNE)] = None,
     body_lr: Annotated[
         float | None,

@@ -148,8 +148,11 @@ def check_polygon(polygon: Any, height: int, width: int) -> np.ndarray:
         )
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in polygon):
         raise BadOutline("a polygon holds something that is no number")
-    points = np.array(polygon, np.float64).reshape(-1, 2)
     size = np.array([width, height])
+    try:
+        points = np.array(polygon, np.float64).reshape(-1, 2)
+    except OverflowError:  # JSON's whole numbers have no end
+        points = np.array([[np.inf, np.inf]])
     if not (np.isfinite(points).all() and (points >= -size).all() and (points <= 2 * size).all()):
         raise BadOutline(f"a polygon leaves the image of {width} × {height} by more than its size")
     return points

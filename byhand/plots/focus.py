@@ -11,7 +11,7 @@ from torch import Tensor
 
 from byhand.errors import DataError, SettingsError, unknown_name
 from byhand.plots import PICTURES
-from byhand.runs.picture import read_image
+from byhand.runs.picture import read_as_in
 
 if TYPE_CHECKING:
     from byhand.data.arrays import Dataset
@@ -76,9 +76,7 @@ def images_of(run: "Run", dataset: "Dataset", wanted: Sequence[int | str | os.Pa
                 raise DataError(f"no test image {one}; there are {len(dataset.test_images):,}, numbered from 0")
             found.append(Shown(dataset.test_images[one : one + 1], int(dataset.test_labels[one]), str(one)))
         else:
-            # Digits were centred when their data sets were made; the photographs of clothes fill their frame.
-            centre = run.recipe().get("dataset") != "fashion-mnist"
-            image = read_image(one, (height, width), channels, centre)
+            image = read_as_in(run.recipe()["dataset"], one, (height, width), channels)
             found.append(Shown(image, None, Path(one).name.replace("$", r"\$")))
     return found
 

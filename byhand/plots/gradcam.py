@@ -49,7 +49,8 @@ def grad_cam(model: nn.Module, batch: Tensor, layer: str | None = None, label: i
         layer = found[-1]
     with torch.enable_grad():
         with taped(model, [layer]) as outputs:
-            logits = model(batch.detach().clone().requires_grad_())
+            images = batch.detach().clone().requires_grad_()
+            logits = model(images * 1)  # an in-place first layer may not write into a leaf
         if layer not in outputs:
             raise not_called(layer, named_layer(model, layer))
         A = outputs[layer]  # (N, K, h, w)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from byhand.data import entry
 from byhand.data.pictures import FORMATS, Unreadable, decode, glance, over_white, without_warnings
 from byhand.errors import DataError
 
@@ -78,6 +79,18 @@ def read_image(
     field = np.zeros((height, width), np.uint8)
     field[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
     return torch.from_numpy(field)[None, None]
+
+
+def read_as_in(dataset: str, path: str | os.PathLike[str], size: tuple[int, int], channels: int) -> Tensor:
+    """The picture in the file as uint8 (1, channels, H, W), as the images of the data set of that name were made.
+
+    Raises:
+        DataError: no such file, or not a sound picture.
+    """
+    if entry(dataset).kind == "folder":
+        return read_photograph(path, size[0], channels)
+    # Digits were centred when their data sets were made; the photographs of clothes fill their frame.
+    return read_image(path, size, channels, centre=dataset != "fashion-mnist")
 
 
 def read_photograph(path: str | os.PathLike[str], size: int, channels: int) -> Tensor:

@@ -197,7 +197,7 @@ class Settings:
 
 
 def from_text(text: str) -> tuple[str, Any]:
-    """Name and value of a setting that is written NAME=VALUE: numbers, true or false, or shares apart by commas.
+    """Name and value of a setting that is written NAME=VALUE: a number, true or false, or shares apart by commas.
 
     Raises UnknownName for a name that is none, SettingsError for a value that cannot be meant.
     """
@@ -213,7 +213,7 @@ def from_text(text: str) -> tuple[str, Any]:
         float: ("a number", float),
         str: ("a name", str),
     }
-    several = ("numbers apart by commas", lambda text: tuple(float(part) for part in text.split(",")))
+    several = ("numbers apart by commas", lambda text: tuple(float(part) for part in text.split(",") if text))
     kind, read = known.get(kinds[name], several)
     try:
         return name, read(value)

@@ -36,8 +36,9 @@ class Step:
         state, settings = self.state, self.state.settings
         share = len(targets) / settings.batch_size if settings.divide_by == "batch_size" else 1.0
         state.optimizer.zero_grad()
-        parts = zip(inputs.chunk(settings.accumulate), targets.chunk(settings.accumulate), strict=True)
-        for part, its_targets in parts:
+        count = min(settings.accumulate, len(inputs))
+        # tensor_split, as chunk would leave one example of seven in three parts
+        for part, its_targets in zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True):
             self.add_gradients(part, its_targets, share * len(part) / len(inputs))
         if settings.clip:
             clip_gradients(state.trained, settings.clip)
