@@ -66,6 +66,7 @@ def run_plan(
         "recipe": recipe.name,
         "plan": plan,
         "network": recipe.network,
+        "options": training.run.recipe()["network"]["options"],
         "dataset": recipe.dataset,
         "section": recipe.section,
         "command": f"byhand reproduce {recipe.name} --plan {plan} --seeds {len(seeds)}{hand}{threads}",

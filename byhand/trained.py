@@ -72,7 +72,7 @@ def of_record(path: Path) -> Point | None:
     except UnknownName as error:
         raise DataError(f"{path}: {error}; move it away, or give another --results-dir") from None
     settings = record.get("settings") or {}
-    options = {**chosen.options, **plan.options}
+    options = record.get("options", {**chosen.options, **plan.options})  # a recipe may have changed since
     cost = multiply_adds({"name": chosen.network, "options": options}, shape, settings.get("preparation"))
     return Point(f"{chosen.name} {record['plan']}", record["dataset"], cost, record["means"]["accuracy"]["mean"])
 

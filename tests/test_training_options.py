@@ -301,3 +301,14 @@ def test_every_option_reaches_a_run_and_its_record(tmp_path):
     run = jobs.train("lenet5-digits", runs_dir=tmp_path, epochs=1, batch_size=512, threads=1, **changes)
     recorded = Settings.of(run.recipe()["settings"])
     assert replace(recorded, device="auto").record().items() >= changes.items()
+
+
+def test_large_images_are_measured_fewer_at_a_time():
+    from byhand.training.evaluate import batch_for
+
+    images = torch.zeros(1, 3, 28, 28, dtype=torch.uint8)
+    assert batch_for(images, PLAIN) == 250
+    assert batch_for(torch.zeros(1, 3, 112, 56), PLAIN) == 125
+    assert batch_for(images, PLAIN.replace(preparation=Preparation(size=224, fit="resize"))) == 15
+    assert batch_for(torch.zeros(1, 3, 5000, 5000), PLAIN) == 1
+    assert batch_for(torch.zeros(7, 3), PLAIN) == 250  # the features of a regression

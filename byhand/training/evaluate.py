@@ -9,6 +9,8 @@ from byhand.nn import by_hand
 from byhand.training.settings import Settings
 from byhand.training.tasks import CLASSIFICATION, correct_of, loss_of
 
+MOST_AT_ONCE = 250  # examples
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -24,16 +26,19 @@ def evaluate(
     labels: Tensor,
     settings: Settings,
     task: str = CLASSIFICATION,
-    batch_size: int = 250,  # as much as stays in a processor's cache
+    batch_size: int | None = None,
 ) -> Measured:
     """The loss and accuracy of a network over all the given examples, in the hand of the settings; its mode is kept.
 
-    Always in float32: mixed precision is for training.
+    Always in float32: mixed precision is for training. ``batch_size``: unless given 250, as much as stays in a
+    processor's cache, and fewer of images above 56 pixels a side, whose maps would fill the memory.
     """
     device = next(model.parameters()).device
     training, plain = model.training, settings.replace(label_smoothing=0.0)
     model.eval()
     network = by_hand(model) if settings.by_hand else model
+    if batch_size is None:
+        batch_size = batch_for(images, settings)
     loss, correct = 0.0, 0
     with torch.no_grad():
         for batch, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
@@ -46,3 +51,12 @@ def evaluate(
             correct += int(correct_of(task, outputs, targets))
     model.train(training)
     return Measured(loss / len(labels), correct / len(labels) if task == CLASSIFICATION else None)
+
+
+def batch_for(images: Tensor, settings: Settings) -> int:
+    """How many examples to measure at once: 250, or as many as have the pixels of 250 images of 56 × 56."""
+    if images.ndim != 4:
+        return MOST_AT_ONCE
+    size = settings.preparation.size
+    pixels = images.shape[2] * images.shape[3] if size is None else size * size
+    return max(1, min(MOST_AT_ONCE, MOST_AT_ONCE * 56 * 56 // pixels))
