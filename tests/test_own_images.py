@@ -17,7 +17,7 @@ import byhand as library
 from byhand import data, jobs, models
 from byhand.data.arrays import Dataset
 from byhand.data.preparation import Preparation
-from byhand.errors import SettingsError
+from byhand.errors import DataError, SettingsError
 from byhand.models.weights import head_of
 from byhand.plots.focus import images_of
 from byhand.recipes.own import own_recipe
@@ -577,3 +577,19 @@ def test_what_the_command_line_refuses_python_refuses_too(arguments, here):
 def test_recipe_json_is_plain(byhand, tmp_path):
     run = trained_on(images_in(tmp_path / "sky"), byhand)
     assert json.loads((run.path / "recipe.json").read_text()) == run.recipe()
+
+
+@pytest.mark.parametrize("parts", [("val", "test"), ("test",)])
+def test_a_test_set_without_a_training_set_is_one_line(parts, tmp_path):
+    for part in parts:
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "1.png")
+    with pytest.raises(DataError, match="but no train beside"):
+        data.load(f"image-folder:{tmp_path}")
+
+
+def test_a_message_never_obeys_what_a_name_holds():
+    from byhand.cli.output import one_line
+
+    assert one_line("broken: a\nb\x1b[2Jc.jpg ü") == "broken: a b\\x1b[2Jc.jpg ü"

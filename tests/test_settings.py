@@ -42,7 +42,7 @@ ALL_PLANS = [plan.settings for recipe in RECIPES for plan in recipe.plans.values
         ("crop", (-0.1, 1.1)),
         ("colour", (-0.1, 1)),
         ("erase", (-0.1, 1.1)),
-        ("mixup", (-1, math.inf)),
+        ("mixup", (-1, math.inf, 1e-300, 1e300)),
         ("cutmix", (-1, math.nan)),
         ("decay_all", (0, "yes")),
         ("channels_last", (1, None)),

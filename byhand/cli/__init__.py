@@ -22,7 +22,7 @@ from byhand.cli import (
     reproduce,
     train,
 )
-from byhand.cli.output import Interrupted, fail
+from byhand.cli.output import Interrupted, fail, one_line
 from byhand.errors import ByhandError
 
 app = typer.Typer(
@@ -71,7 +71,7 @@ def main() -> None:
     # A terminal or file of another encoding shows an escape for what it cannot hold.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"warning: {one_line(str(message))}", file=sys.stderr)
     try:
         code = app(standalone_mode=False)
         if code == 130:  # what typer makes of Ctrl-C since 0.26, without a word

@@ -23,8 +23,13 @@ def emit(record: Any) -> None:
 
 def fail(message: str, code: int = 2) -> int:
     """Print an error in one line on stderr; the exit code."""
-    print(f"byhand: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"byhand: {one_line(message)}", file=sys.stderr, flush=True)
     return code
+
+
+def one_line(message: str) -> str:
+    """The message in one line; of characters that a terminal would obey, as a file's name may hold, the code."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, numbers: int = 0) -> None:

@@ -71,6 +71,8 @@ def list_images(folder: Path) -> Listing:
         return _list_parts(folder, parts)
     if TRAIN in parts and set(parts) <= {TRAIN, *TEST}:
         raise DataError(f"{parts[TRAIN]} has no folders; expected one for each class, as in {parts[TRAIN] / 'cat'}")
+    if parts and set(parts) <= set(TEST):
+        raise DataError(f"{folder} has {' and '.join(sorted(parts))}, but no {TRAIN} beside; name the other part so")
     names = _class_names(folder)
     return Listing(folder, names, tuple(_labelled(folder, folder, names)))
 

@@ -28,6 +28,7 @@ SWITCHES = (
     "channels_last",
     "mixed_precision",
 )
+LEAST_ALPHA, MOST_ALPHA = 1e-3, 1e3
 MOST_THREADS = 1024  # the thread library ends the process where the system cannot start as many as it is asked for
 
 
@@ -128,8 +129,11 @@ class Settings:
         _whole("seed", self.seed, 0, 2**63 - 1)
         _whole("threads", self.threads, 0, MOST_THREADS)
         _within("lr", self.lr, 0, math.inf, open_below=True)
-        for name in ("weight_decay", "clip", "warm_up", "rotate", "move", "mixup", "cutmix"):
+        for name in ("weight_decay", "clip", "warm_up", "rotate", "move"):
             _within(name, getattr(self, name), 0, math.inf)
+        for name in ("mixup", "cutmix"):
+            if getattr(self, name) != 0:  # beyond these bounds all draws are one number, or none
+                _within(name, getattr(self, name), LEAST_ALPHA, MOST_ALPHA)
         _within("gamma", self.gamma, 0, math.inf, open_below=True)
         for name in ("label_smoothing", "crop", "erase", "body_lr"):
             _within(name, getattr(self, name), 0, 1)
