@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,8 @@ def drawings(
     check_focus(focus, wanted if only is not None else [])
 
     recipe = run.recipe()
+    if recipe.get("task") == "detection":
+        return _of_those_asked({"loss": lambda: loss_curve(run.history(), lang)}, wanted, only, recipe)
     regression = recipe.get("task") == "regression"
     images, labels = dataset.test_images, dataset.test_labels
     class_names = () if regression else dataset.class_names
@@ -136,6 +138,16 @@ def drawings(
             if images.ndim == 4 and (not asked or focus.layer is not None or convolutions(model())):
                 possible["gradcam"] = lambda: activations(run, model(), dataset, lang, focus)
                 possible["receptive"] = lambda: fields(run, model(), images, lang, focus)
+    return _of_those_asked(possible, wanted, only, recipe)
+
+
+def _of_those_asked(
+    possible: dict[str, Callable[[], Figure]],
+    wanted: Sequence[str],
+    only: Iterable[str] | None,
+    recipe: Mapping[str, Any],
+) -> dict[str, Callable[[], Figure]]:
+    """The drawings that are wanted; a SettingsError for one asked for by its name that does not suit the run."""
     unsuited = [name for name in wanted if name not in possible]
     if only is not None and unsuited:
         raise SettingsError(
