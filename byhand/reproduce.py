@@ -11,7 +11,19 @@ from byhand.errors import DataError, SettingsError
 from byhand.recipes import Recipe
 from byhand.runs.storage import write_atomically
 
-MEASURES = ("accuracy", "loss", "train_accuracy", "train_loss", "max_weight_error", "closed_form_error", "seconds")
+MEASURES = (
+    "accuracy",
+    "AP",
+    "AP50",
+    "mask_AP",
+    "mask_AP50",
+    "loss",
+    "train_accuracy",
+    "train_loss",
+    "max_weight_error",
+    "closed_form_error",
+    "seconds",
+)
 KEYS = ("recipe", "plan", "dataset", "command", "epochs", "source", "goal", "means", "environment")  # read of a record
 
 
