@@ -48,9 +48,7 @@ def detect_files(
     folder = Path(output) if output is not None else run.path / "detections"
     names, ids = record["class_names"], record["category_ids"]
     found = list(detections(run.model(), images, Settings.of(record["settings"])))
-    results = [
-        one for i, each in enumerate(found) for one in coco_results(each, i + 1, ids, Path(paths[i]).name)
-    ]
+    results = [one for i, each in enumerate(found) for one in coco_results(each, i + 1, ids, Path(paths[i]).name)]
     answers = []
     for i, (image, one) in enumerate(zip(images, found, strict=True)):
         drawn = (one.scores >= threshold).nonzero()[:, 0]

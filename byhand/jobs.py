@@ -373,9 +373,7 @@ def reached(result: dict[str, Any], goal: dict[str, Any]) -> bool | None:
     return all(result.get(key) is not None and low <= result[key] <= high for key, (low, high) in goal.items())
 
 
-def _measures(
-    model: torch.nn.Module, dataset: AnyDataset, split: str, settings: Settings, task: str
-) -> dict[str, Any]:
+def _measures(model: torch.nn.Module, dataset: AnyDataset, split: str, settings: Settings, task: str) -> dict[str, Any]:
     """What the network gives on a part of its data: loss and accuracy, or of a detector COCO's measures and the loss.
 
     The loss of a detector leaves out nothing but crowds and difficult objects; without an image both are absent.

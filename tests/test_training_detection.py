@@ -398,7 +398,9 @@ def test_the_own_recipe_follows_the_number_and_the_size_of_the_images(scenes):
     assert chosen.options == {"num_classes": 11, "min_size": 85, "max_size": 113}
     assert not chosen.plan("fast").settings.flip  # of digits
     images = [torch.zeros(3, 480, 640, dtype=torch.uint8)] * 205
-    cells = DetectionDataset("voc-folder:/a/bccd", images, [make_objects([], [])] * 205, images[:2], [make_objects([], [])] * 2, ("RBC",))
+    cells = DetectionDataset(
+        "voc-folder:/a/bccd", images, [make_objects([], [])] * 205, images[:2], [make_objects([], [])] * 2, ("RBC",)
+    )
     assert own_detector("fasterrcnn", cells).options == {"num_classes": 2, "min_size": 240, "max_size": 320}
     assert own_detector("fasterrcnn", cells, 120).options["min_size"] == 120
     assert own_detector("fasterrcnn", cells).name == "fasterrcnn-on-bccd"

@@ -53,7 +53,12 @@ def _precision(result: dict[str, Any], where: str) -> None:
     heads = ("boxes", "masks") if masks else ("boxes",)
     names = [key for key in MEASURES if key in result]
     title = f"{result['run']}, {where}, {result['examples']} images"
-    table(("measure", *heads), [(MEASURES[key], *(result[kind + key] for kind in kinds)) for key in names], title, len(kinds))
+    table(
+        ("measure", *heads),
+        [(MEASURES[key], *(result[kind + key] for kind in kinds)) for key in names],
+        title,
+        len(kinds),
+    )
     columns = [f"{kind.replace('_', ' ')}{key}" for kind in kinds for key in ("AP", "AP50")]
     rows = [(name, *values.values()) for name, values in (result.get("classes") or {}).items()]
     table(("class", *columns), rows, numbers=len(columns))

@@ -133,7 +133,7 @@ def load_detection(name: str, *, seed: int = 0, max_bytes: int = 2 * 10**9) -> "
 
 
 def found_labels(name: str, data_dir: Folder | None = None) -> str:
-    """The name with a PATH that is there: as it is given, else below the folders of the data sets, as a recipe means it.
+    """The name with a PATH that is there: as it is given, else below the folders of the data sets, for a recipe's name.
 
     `voc-folder:bccd` is the folder `bccd` here, or in `data_dir`, $BYHAND_DATA, ...; where it is nowhere the name
     comes back as it is. The same for a name without PATH.

@@ -55,7 +55,8 @@ MASKRCNN_SCENES = Recipe(
     options=ENLARGED,
 )
 
-# BCCD (MIT licence) is looked for as `bccd` in the folders of the data sets. Its 640 × 480 pixels are brought to 320 × 240.
+# BCCD (MIT licence) is looked for as `bccd` in the folders of the data sets. Its 640 × 480 pixels are brought to
+# 320 × 240.
 FASTERRCNN_BCCD = Recipe(
     name="fasterrcnn-bccd",
     title="Faster R-CNN",

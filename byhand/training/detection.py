@@ -48,7 +48,7 @@ def changes_of(settings: Settings) -> DetectionChanges:
 
 
 def image_input(image: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """The uint8 image (C, H, W) as a detector takes it: float (3, H, W) in 0..1; a grey one has three equal channels."""
+    """The uint8 image (C, H, W) as a detector takes it: float (3, H, W) in 0..1; a grey one three times."""
     return image.to(device).expand(3, -1, -1) / 255
 
 
