@@ -376,7 +376,7 @@ def reached(result: dict[str, Any], goal: dict[str, Any]) -> bool | None:
 def _measures(model: torch.nn.Module, dataset: AnyDataset, split: str, settings: Settings, task: str) -> dict[str, Any]:
     """What the network gives on a part of its data: loss and accuracy, or of a detector COCO's measures and the loss.
 
-    The loss of a detector leaves out nothing but crowds and difficult objects; without an image both are absent.
+    Of a detector without an image to measure all are None: one's own single image leaves none for the test.
     """
     if isinstance(dataset, DetectionDataset):
         images, objects = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_objects")

@@ -64,9 +64,9 @@ def truth_of(objects: Objects, masks: bool) -> average_precision.Objects:
 
 def precision(objects: Sequence[Objects], found: Sequence[Detections], class_names: Sequence[str]) -> Precision:
     """COCO's measures of what was found in the images of these objects; of masks too where both have them."""
-    masks = bool(found) and all(one.masks is not None for one in found)
-    masks = masks and all(objects[i].masks is not None for i in range(len(objects)))
-    truth = [truth_of(objects[i], masks) for i in range(len(objects))]
+    given = bool(found) and all(one.masks is not None for one in found)
+    truth = [truth_of(objects[i], given) for i in range(len(objects))]  # one by one: masks may be drawn on asking
+    masks = given and all(one.masks is not None for one in truth)
     boxes = coco_average_precision(truth, found, class_names)
     return Precision(boxes, coco_average_precision(truth, found, class_names, masks=True) if masks else None)
 
