@@ -102,12 +102,11 @@ class Training:
         self.run.save_weights(kept.state_dict())
         result = _result(self.run, _measures(kept, self.data, "test", settings, self.task), settings, self.seconds)
         last = self.run.history()[-1]
-        running = settings.running_metrics or isinstance(self.data, DetectionDataset)
-        if running:
-            training = Measured(last["loss"], last.get("accuracy"))
+        if settings.running_metrics or isinstance(self.data, DetectionDataset):
+            training, moment = Measured(last["loss"], last.get("accuracy")), "while the last epoch ran"
         else:
             training = evaluate(kept, self.data.train_images, self.data.train_labels, settings, self.task)
-        moment = "while the last epoch ran" if running else "with the final weights"
+            moment = "with the final weights"
         result |= {"train_loss": training.loss, "train_accuracy": training.accuracy, "train_measured": moment}
         result |= _weight_errors(kept, self.data, self.task)
         result |= {"source": self.run.recipe()["reported"], "goal": self.run.recipe()["goal"]}

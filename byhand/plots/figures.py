@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from matplotlib.figure import Figure
 
+from byhand.data.detection import DetectionDataset
 from byhand.data.preparation import Preparation
 from byhand.errors import RunError, SettingsError, unknown_name
 from byhand.models.receptive import receptive_fields
@@ -41,9 +42,14 @@ MOST_SEEN = 32  # images over which a measured receptive field is the mean
 
 
 def figures_of(
-    run: "Run", dataset: "Dataset", lang: str = "en", only: Iterable[str] | None = None, focus: Focus | None = None
+    run: "Run",
+    dataset: "Dataset | DetectionDataset",
+    lang: str = "en",
+    only: Iterable[str] | None = None,
+    focus: Focus | None = None,
 ) -> dict[str, Figure]:
-    """The pictures that suit the run, by name: a regression's loss and predictions, a classification's all others.
+    """The pictures that suit the run, by name: a regression's loss and predictions, a detector's loss, of a
+    classification all but the predictions.
 
     `dataset`: the run's own, for its test set; `only`: the names wanted, of `PICTURES`; `focus`: what those of them
     that can be are pointed at.
@@ -57,7 +63,11 @@ def figures_of(
 
 
 def save_figures(
-    run: "Run", dataset: "Dataset", lang: str = "en", only: Iterable[str] | None = None, focus: Focus | None = None
+    run: "Run",
+    dataset: "Dataset | DetectionDataset",
+    lang: str = "en",
+    only: Iterable[str] | None = None,
+    focus: Focus | None = None,
 ) -> list[Path]:
     """The PNG files of the run's pictures, written to `figures/<name>.png` in its directory.
 
@@ -75,7 +85,7 @@ def save_figures(
 
 
 def drawings(
-    run: "Run", dataset: "Dataset", lang: str, only: Iterable[str] | None, focus: Focus
+    run: "Run", dataset: "Dataset | DetectionDataset", lang: str, only: Iterable[str] | None, focus: Focus
 ) -> dict[str, Callable[[], Figure]]:
     """For each picture wanted the function that draws it, with every name checked before anything is computed."""
     known_language(lang)
@@ -87,7 +97,7 @@ def drawings(
     check_focus(focus, wanted if only is not None else [])
 
     recipe = run.recipe()
-    if recipe.get("task") == "detection":
+    if isinstance(dataset, DetectionDataset):
         return _of_those_asked({"loss": lambda: loss_curve(run.history(), lang)}, wanted, only, recipe)
     regression = recipe.get("task") == "regression"
     images, labels = dataset.test_images, dataset.test_labels

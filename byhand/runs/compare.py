@@ -38,7 +38,7 @@ def _row(run: Run) -> dict[str, Any]:
     history = run.history()
     numbers = result if result is not None else (history[-1] if history else {})
     planned = recipe.get("settings") or {}
-    measure = {"regression": "max_weight_error", "detection": "AP50"}.get(recipe.get("task"), "accuracy")
+    measure = {"regression": "max_weight_error", "detection": "AP50"}.get(str(recipe.get("task")), "accuracy")
     return {
         "name": run.name,
         "recipe": recipe.get("recipe") or recipe.get("name"),

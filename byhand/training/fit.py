@@ -98,7 +98,7 @@ def fit(state: State, data: Dataset | DetectionDataset, task: str = CLASSIFICATI
             f"the training stands at step {state.step}, {state.position} of them in epoch {state.epoch + 1}, which is "
             f"no place in epochs of {steps_per_epoch} steps; it began with other data or settings"
         )
-    step = examples.step
+    step: Any = examples.step  # which takes what ``batch`` of the same examples gives
     while not state.ended:
         if state.position == 0:
             state.begin_epoch()
