@@ -12,26 +12,32 @@ import torch
 
 from byhand import data, models
 from byhand.data.arrays import Dataset
+from byhand.data.detection import DetectionDataset
+from byhand.data.detection_labels import path_of
 from byhand.errors import ByhandError, DataError, NonFiniteLoss, RunError, SettingsError
 from byhand.models.weights import Loaded, take_weights
 from byhand.ops import least_squares
 from byhand.recipes import DEFAULT, recipe
 from byhand.recipes.own import check_names, own_recipe
+from byhand.recipes.own_detector import check_masks, own_detector
 from byhand.runs.environment import environment
 from byhand.runs.picture import read_as_in
 from byhand.runs.run import Run
 from byhand.training.batches import num_batches
+from byhand.training.detection import check_detection, detection_loss
+from byhand.training.detection_measures import detections, precision
 from byhand.training.device import device_named
 from byhand.training.evaluate import Measured, evaluate
 from byhand.training.fit import Epoch, fit
 from byhand.training.lr_finder import LrSearch, check_range, search_lr
 from byhand.training.settings import Settings
 from byhand.training.state import State
-from byhand.training.tasks import CLASSIFICATION, REGRESSION
+from byhand.training.tasks import CLASSIFICATION, DETECTION, REGRESSION
 
 if TYPE_CHECKING:
     from byhand.pretrained import Weights
 
+AnyDataset = Dataset | DetectionDataset
 Progress = Callable[[str, int, int], None]
 
 
@@ -45,7 +51,7 @@ class Training:
         self,
         run: Run,
         state: State,
-        dataset: Dataset,
+        dataset: AnyDataset,
         history: list[dict[str, Any]],
         loaded: Loaded | None = None,
     ) -> None:
@@ -95,14 +101,13 @@ class Training:
         self.state.take_best()
         settings, kept = self.state.settings, self.state.kept
         self.run.save_weights(kept.state_dict())
-        measured = evaluate(kept, self.data.test_images, self.data.test_labels, settings, self.task)
-        result = _result(self.run, self.task, measured, settings, self.seconds)
+        result = _result(self.run, _measures(kept, self.data, "test", settings, self.task), settings, self.seconds)
         last = self.run.history()[-1]
-        if settings.running_metrics:
-            training = Measured(last["loss"], last.get("accuracy"))
+        if settings.running_metrics or isinstance(self.data, DetectionDataset):
+            training, moment = Measured(last["loss"], last.get("accuracy")), "while the last epoch ran"
         else:
             training = evaluate(kept, self.data.train_images, self.data.train_labels, settings, self.task)
-        moment = "while the last epoch ran" if settings.running_metrics else "with the final weights"
+            moment = "with the final weights"
         result |= {"train_loss": training.loss, "train_accuracy": training.accuracy, "train_measured": moment}
         result |= _weight_errors(kept, self.data, self.task)
         result |= {"source": self.run.recipe()["reported"], "goal": self.run.recipe()["goal"]}
@@ -121,21 +126,28 @@ def _set_up(
     data_dir: str | Path | None,
     progress: Progress | None,
     settings: dict[str, Any],
-) -> tuple[dict[str, Any], State, Dataset, Loaded | None]:
+) -> tuple[dict[str, Any], State, AnyDataset, Loaded | None]:
     """What recipe.json of a training will hold, its state at the beginning, its data, and what it took from weights."""
     check_names(name, network, dataset, plan, size)
     if network is None or dataset is None:
         chosen = recipe(name or DEFAULT.name)
         planned = chosen.plan(plan)
         asked, dataset = planned.settings.replace(**settings), chosen.dataset
+        if chosen.task == DETECTION:
+            check_detection(asked)
         device, examples, given = _material(asked, dataset, data_dir, weights, progress)
     else:
         if data_dir is not None and data.entry(dataset).kind == "folder":
             raise SettingsError(f"{dataset} says where its images lie; leave out data_dir={os.fspath(data_dir)!r}")
         # what no data set can make possible
         asked = Settings(epochs=1, batch_size=1, lr=1.0, by_hand=False).replace(**settings)
+        if models.detector(network) is not None:
+            check_detection(asked)
         device, examples, given = _material(asked, dataset, data_dir, weights, progress)
-        chosen = own_recipe(network, examples, size, None if given is None else given.state, asked.freeze)
+        if isinstance(examples, DetectionDataset):
+            chosen = own_detector(network, examples, size)
+        else:
+            chosen = own_recipe(network, examples, size, None if given is None else given.state, asked.freeze)
         planned = chosen.plan(plan)
     resolved = planned.settings.replace(**settings)
     if device.type != "cpu" and "by_hand" not in settings:
@@ -154,21 +166,25 @@ def _set_up(
     changed = sorted(key for key in settings if settings[key] != getattr(planned.settings, key))
     # A goal is a promise about the plan as it stands, from the start, on the test set; how it is run does not matter.
     as_planned = given is None and not set(changed) - {"seed", "device", "threads", "by_hand"}
-    record = {
+    record: dict[str, Any] = {
         "recipe": chosen.name,
         "plan": plan,
         "seed": resolved.seed,
         "task": chosen.task,
         "network": {"name": chosen.network, "options": options},
-        "dataset": chosen.dataset,
+        # With boxes, where the images were found: a recipe says no more than a folder's name.
+        "dataset": examples.name if chosen.task == DETECTION else chosen.dataset,
         "class_names": list(examples.class_names),
-        "input_shape": list(examples.input_shape),
+        "input_shape": _input_shape(examples),
         "preparation": resolved.preparation.record(),
         "settings": resolved.record() | {"threads": torch.get_num_threads(), "device": str(device)},
         "changed": changed,
         "reported": dict(chosen.reported),
         "goal": {key: list(bounds) for key, bounds in planned.goal.items()} if as_planned else {},
     }
+    if isinstance(examples, DetectionDataset):
+        check_masks(chosen.network, examples)
+        record["category_ids"] = list(examples.category_ids)
     loaded: Loaded | None = None
 
     def build() -> torch.nn.Module:
@@ -247,6 +263,8 @@ def find_lr(
     threads = torch.get_num_threads()
     try:
         record, state, examples, _ = _set_up(name, plan, network, dataset, size, weights, data_dir, progress, settings)
+        if isinstance(examples, DetectionDataset):
+            raise SettingsError(f"{record['network']['name']} is a detector; find-lr is for networks of one label")
         return search_lr(state, examples, record["task"], low, high, steps)
     finally:
         torch.set_num_threads(threads)
@@ -317,13 +335,14 @@ def train(
     return training.run
 
 
-def dataset_of(run: Run, data_dir: str | Path | None = None, progress: Progress | None = None) -> Dataset:
+def dataset_of(run: Run, data_dir: str | Path | None = None, progress: Progress | None = None) -> AnyDataset:
     """The data set that a run was trained and measured on, from where it was found then or ``data_dir``."""
     record = _record(run)
     name, settings = record["dataset"], Settings.of(record["settings"])
     known = data.entry(name)
     if known.kind == "folder":
-        folder = data.folder_of(name) if data_dir is None else data_dir
+        there = path_of(name, f"{known.name}:PATH") if known.task == "detection" else data.folder_of(name)
+        folder = there if data_dir is None else data_dir
         if not os.path.exists(folder):
             raise DataError(f"{folder} with the images of {run.path} is not there; say with --data-dir where it is now")
         name, data_dir = f"{known.name}:{folder}", None
@@ -341,12 +360,10 @@ def measure(run: Run, split: str = "test", data_dir: str | Path | None = None) -
     model = run.model()
     dataset = dataset_of(run, data_dir)
     settings = Settings.of(record["settings"])
-    images, labels = (
-        (dataset.test_images, dataset.test_labels) if split == "test" else (dataset.train_images, dataset.train_labels)
-    )
-    measured = evaluate(model, images, labels, settings, record["task"])
+    measures = _measures(model, dataset, split, settings, record["task"])
     seconds = (run.result() or {}).get("seconds", sum(line["seconds"] for line in run.history()))
-    result = _result(run, record["task"], measured, settings, seconds) | {"split": split, "examples": len(labels)}
+    num_examples = len(dataset.test_images if split == "test" else dataset.train_images)
+    result = _result(run, measures, settings, seconds) | {"split": split, "examples": num_examples}
     return result | _weight_errors(model, dataset, record["task"])
 
 
@@ -357,19 +374,33 @@ def reached(result: dict[str, Any], goal: dict[str, Any]) -> bool | None:
     return all(result.get(key) is not None and low <= result[key] <= high for key, (low, high) in goal.items())
 
 
-def _result(run: Run, task: str, measured: Measured, settings: Settings, seconds: float) -> dict[str, Any]:
+def _measures(model: torch.nn.Module, dataset: AnyDataset, split: str, settings: Settings, task: str) -> dict[str, Any]:
+    """What the network gives on a part of its data: loss and accuracy, or of a detector COCO's measures and the loss.
+
+    Of a detector without an image to measure all are None: one's own single image leaves none for the test.
+    """
+    if isinstance(dataset, DetectionDataset):
+        images, objects = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_objects")
+        if not len(images):
+            return {"loss": None, "AP": None, "AP50": None}
+        found = precision(objects, list(detections(model, images, settings)), dataset.class_names)
+        return {**found.record(), "loss": detection_loss(model, images, objects, settings)}
+    images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
+    measured = evaluate(model, images, labels, settings, task)
+    return {"loss": measured.loss} if task == REGRESSION else {"accuracy": measured.accuracy, "loss": measured.loss}
+
+
+def _result(run: Run, measures: dict[str, Any], settings: Settings, seconds: float) -> dict[str, Any]:
     record = _record(run)
-    result: dict[str, Any] = {"recipe": record["recipe"], "plan": record["plan"], "seed": settings.seed}
-    if task != REGRESSION:
-        result["accuracy"] = measured.accuracy
-    result |= {"loss": measured.loss, "epochs": len(run.history()), "seconds": round(seconds, 3), "run": str(run.path)}
+    result: dict[str, Any] = {"recipe": record["recipe"], "plan": record["plan"], "seed": settings.seed, **measures}
+    result |= {"epochs": len(run.history()), "seconds": round(seconds, 3), "run": str(run.path)}
     result["measured_on"] = "held-out training examples" if settings.hold_out else "test set"
     return result
 
 
-def _weight_errors(model: torch.nn.Module, dataset: Dataset, task: str) -> dict[str, float]:
+def _weight_errors(model: torch.nn.Module, dataset: AnyDataset, task: str) -> dict[str, float]:
     """How far the weights of a regression are from those that made the data, and from the closed form."""
-    if task != REGRESSION or not dataset.truth:
+    if isinstance(dataset, DetectionDataset) or task != REGRESSION or not dataset.truth:
         return {}
     weight, bias = (parameter.detach().double().cpu().flatten() for parameter in model.parameters())
     found = torch.cat([weight, bias])
@@ -399,13 +430,20 @@ def _record(run: Run) -> dict[str, Any]:
         raise RunError(
             f"recipe.json of {run.path} names no recipe, network and data set; it is not of a training with byhand"
         )
-    if record["task"] not in (CLASSIFICATION, REGRESSION):
+    if record["task"] not in (CLASSIFICATION, REGRESSION, DETECTION):
         raise RunError(f"recipe.json of {run.path} has the unknown task {record['task']!r}; train anew")
     return record
 
 
-def _check_fit(state: State, dataset: Dataset, network: str) -> None:
+def _input_shape(dataset: AnyDataset) -> list[int]:
+    """Of one example; where images have sizes of their own, of the first one."""
+    return list(dataset.train_images[0].shape if isinstance(dataset, DetectionDataset) else dataset.input_shape)
+
+
+def _check_fit(state: State, dataset: AnyDataset, network: str) -> None:
     """Raises SettingsError where the network cannot take an example as the settings prepare it."""
+    if isinstance(dataset, DetectionDataset):
+        return  # a detector takes images of every size, and says itself what is wrong with one
     images, settings = dataset.train_images[:1], state.settings
     if images.dtype == torch.uint8 and settings.shift >= (settings.preparation.size or min(images.shape[2:])):
         size = " × ".join(map(str, settings.preparation(images).shape[2:]))
@@ -450,7 +488,7 @@ def _prepare_machine(settings: Settings) -> torch.device:
 
 def _material(
     settings: Settings, dataset: str, data_dir, weights: str | Path | None, progress: Progress | None
-) -> tuple[torch.device, Dataset, "Weights | None"]:
+) -> tuple[torch.device, AnyDataset, "Weights | None"]:
     """What a training needs beside its settings: where it runs, its data, and the weights that it starts from."""
     if settings.freeze and weights is None:
         raise SettingsError(
@@ -465,8 +503,12 @@ def _material(
     return device, _dataset(dataset, settings, data_dir, progress), given
 
 
-def _dataset(name: str, settings: Settings, data_dir, progress: Progress | None) -> Dataset:
-    dataset = data.load(name, data_dir, progress=progress, seed=settings.seed)
+def _dataset(name: str, settings: Settings, data_dir, progress: Progress | None) -> AnyDataset:
+    dataset: AnyDataset
+    if data.entry(name).task == "detection":
+        dataset = data.load_detection(data.found_labels(name, data_dir), seed=settings.seed)
+    else:
+        dataset = data.load(name, data_dir, progress=progress, seed=settings.seed)
     return dataset.hold_out(settings.hold_out) if settings.hold_out else dataset
 
 
@@ -477,6 +519,8 @@ def predict_files(run: Run, paths: Sequence[str | Path], top: int = 3) -> list[d
     DataError for a file that is not a picture.
     """
     record = _record(run)
+    if record["task"] == DETECTION:
+        raise SettingsError(f"{run.path} is of a detector, which finds objects; use `byhand detect {run.path} IMAGE`")
     if record["task"] == REGRESSION:
         raise SettingsError(f"{run.path} is a regression of {record['input_shape'][0]} numbers; it takes no pictures")
     if top < 1:

@@ -11,7 +11,19 @@ from byhand.errors import DataError, SettingsError
 from byhand.recipes import Recipe
 from byhand.runs.storage import write_atomically
 
-MEASURES = ("accuracy", "loss", "train_accuracy", "train_loss", "max_weight_error", "closed_form_error", "seconds")
+MEASURES = (
+    "accuracy",
+    "AP",
+    "AP50",
+    "mask_AP",
+    "mask_AP50",
+    "loss",
+    "train_accuracy",
+    "train_loss",
+    "max_weight_error",
+    "closed_form_error",
+    "seconds",
+)
 # What is read of a record.
 KEYS = ("recipe", "plan", "dataset", "command", "seeds", "epochs", "source", "goal", "means", "environment")
 
@@ -80,7 +92,8 @@ def run_plan(
         "results": [{key: result[key] for key in ("seed", *MEASURES) if key in result} for result in results],
         "environment": {key: receipt[key] for key in ("versions", "os", "cpu", "cores", "threads", "device", "data")},
     }
-    record["environment"]["data"] = {key: receipt["data"][key] for key in ("name", "sha256")}
+    # By the recipe's name for it: a data set of one's own images is named by its path on this machine.
+    record["environment"]["data"] = {"name": recipe.dataset, "sha256": receipt["data"]["sha256"]}
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(folder / f"{recipe.name}-{plan}{hand.replace(' --', '-')}.json", text.encode())
     write_atomically(folder / "README.md", overview(folder).encode())

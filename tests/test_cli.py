@@ -15,7 +15,7 @@ from PIL import Image
 from byhand import models
 from byhand.cli import output
 from byhand.data import DATASETS
-from byhand.models import FIRST, NETWORKS
+from byhand.models import DETECTORS, FIRST, NETWORKS
 from byhand.plots import PICTURES
 from byhand.recipes import RECIPES
 from byhand.runs.run import Run
@@ -117,11 +117,13 @@ def test_list_names_everything(byhand):
     said = byhand("list", "--json")
     assert said.code == 0
     names = {
-        kind: [one["name"] for one in said.records if one["kind"] == kind] for kind in ("recipe", "network", "data")
+        kind: [one["name"] for one in said.records if one["kind"] == kind]
+        for kind in ("recipe", "network", "detector", "data")
     }
     assert names == {
         "recipe": [one.name for one in RECIPES],
         "network": [one.name for one in NETWORKS],
+        "detector": [one.name for one in DETECTORS],
         "data": [one.name for one in DATASETS],
     }
     assert [one["default"] for one in byhand("list", "recipes", "--json").records].count(True) == 1

@@ -16,7 +16,7 @@ PACKAGE = Path(byhand.__file__).parent
 # runs may import models and data, as a run directory rebuilds its network and names its data; training may import
 # models, as fine-tuning asks which layers are the head; plots may import models, to ask a network for its receptive
 # fields and to train the pairs that it compares; models may import ops, as detectors take their boxes, proposals and
-# regions from there in both hands; jobs, reproduce and trained stand above everything but the command line.
+# regions from there in both hands; jobs, reproduce, trained and detect stand above everything but the command line.
 BELOW_JOBS = {"ops", "nn", "optim", "models", "data", "training", "recipes", "runs", "proof", "plots", "pretrained"}
 MAY_IMPORT = {
     "errors": set(),
@@ -34,8 +34,9 @@ MAY_IMPORT = {
     "jobs": BELOW_JOBS,
     "reproduce": BELOW_JOBS | {"jobs"},
     "trained": BELOW_JOBS | {"jobs", "reproduce"},
+    "detect": BELOW_JOBS,
     "bench": BELOW_JOBS | {"jobs", "reproduce"},
-    "cli": BELOW_JOBS | {"jobs", "reproduce", "bench", "trained"},
+    "cli": BELOW_JOBS | {"jobs", "reproduce", "bench", "trained", "detect"},
     "__main__": {"cli"},
     "__init__": BELOW_JOBS | {"jobs"},
 }

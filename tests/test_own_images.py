@@ -583,10 +583,10 @@ def test_recipe_json_is_plain(byhand, tmp_path):
 def test_a_test_set_without_a_training_set_is_one_line(parts, tmp_path):
     for part in parts:
         for name in ("cat", "dog"):
-            (tmp_path / part / name).mkdir(parents=True)
-            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "1.png")
+            (tmp_path / "pictures" / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / part / name / "1.png")
     with pytest.raises(DataError, match="but no train beside"):
-        data.load(f"image-folder:{tmp_path}")
+        data.load(f"image-folder:{tmp_path / 'pictures'}")
 
 
 def test_a_message_never_obeys_what_a_name_holds():

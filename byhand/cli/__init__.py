@@ -13,6 +13,7 @@ from byhand.cli import (
     catalogue,
     compare,
     data,
+    detect,
     evaluate,
     export,
     find_lr,
@@ -39,6 +40,7 @@ app.command("resume")(train.resume)
 app.command("find-lr")(find_lr.find_lr)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("detect")(detect.detect)
 app.command("plot")(plot.plot)
 app.command("compare")(compare.compare)
 app.command("reproduce")(reproduce.reproduce)

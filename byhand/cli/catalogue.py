@@ -17,7 +17,7 @@ def list_(
     """List the recipes with their plans, the networks and the data sets."""
     from byhand.data import DATASETS
     from byhand.errors import unknown_name
-    from byhand.models import NETWORKS
+    from byhand.models import DETECTORS, NETWORKS
     from byhand.recipes import DEFAULT, RECIPES
     from byhand.recipes.measured import EPOCH_SECONDS
 
@@ -41,6 +41,10 @@ def list_(
     networks = [
         {"kind": "network", "name": n.name, "title": n.title, "input_shape": n.input_shape, "source": n.source}
         for n in NETWORKS
+    ]
+    networks += [
+        {"kind": "detector", "name": n.name, "title": n.title, "input_shape": n.input_shape, "source": n.source}
+        for n in DETECTORS
     ]
     sets = [
         {
@@ -78,8 +82,13 @@ def list_(
         )
         typer.echo(f"`byhand train` alone trains {DEFAULT.name}.\n")
     if kind in (None, "networks"):
-        rows = [(n["name"], n["title"], _shape(n["input_shape"]), n["source"]) for n in networks]
-        table(("network", "title", "input", "source"), rows, "Networks: byhand show NETWORK, byhand prove NETWORK")
+        for kind_of_network, title in (
+            ("network", "Networks: byhand show NETWORK, byhand prove NETWORK"),
+            ("detector", "Detectors: byhand train --network DETECTOR --dataset digits-scene"),
+        ):
+            chosen_rows = [one for one in networks if one["kind"] == kind_of_network]
+            rows = [(n["name"], n["title"], _shape(n["input_shape"]), n["source"]) for n in chosen_rows]
+            table((kind_of_network, "title", "input", "source"), rows, title)
     if kind in (None, "data"):
         sets_rows = [(d["name"], d["title"], _shape(d["shape"] or ("any size",)), d["train"], d["test"]) for d in sets]
         table(("data set", "title", "shape", "training", "test"), sets_rows, "Data sets: byhand data", numbers=2)

@@ -1,11 +1,26 @@
 """`byhand evaluate`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from byhand.cli.options import DataDir, Json, RunPath
 from byhand.cli.output import emit, table
+
+MEASURES = {
+    "AP": "AP at IoU 0.50:0.95",
+    "AP50": "AP50",
+    "AP75": "AP75",
+    "APsmall": "AP, small objects",
+    "APmedium": "AP, medium objects",
+    "APlarge": "AP, large objects",
+    "AR1": "AR, 1 detection an image",
+    "AR10": "AR, 10 detections",
+    "AR100": "AR, 100 detections",
+    "ARsmall": "AR, small objects",
+    "ARmedium": "AR, medium objects",
+    "ARlarge": "AR, large objects",
+}
 
 
 def evaluate(
@@ -22,7 +37,32 @@ def evaluate(
     if as_json:
         emit(result)
         return
+    where = result["measured_on"] if split == "test" else "training examples"
+    if "AP" in result:
+        _precision(result, where)
+        return
     names = ("accuracy", "loss", "max_weight_error", "closed_form_error", "examples")
     rows = [(name.replace("_", " "), result[name]) for name in names if result.get(name) is not None]
-    where = result["measured_on"] if split == "test" else "training examples"
     table(("measure", "value"), rows, f"{result['run']}, {where}", numbers=1)
+
+
+def _precision(result: dict[str, Any], where: str) -> None:
+    """COCO's table, and AP of each class; a dash where there is nothing to find."""
+    masks = "mask_AP" in result
+    kinds = ("", "mask_") if masks else ("",)
+    heads = ("boxes", "masks") if masks else ("boxes",)
+    names = [key for key in MEASURES if key in result]
+    title = f"{result['run']}, {where}, {result['examples']} images"
+    table(
+        ("measure", *heads),
+        [(MEASURES[key], *(result[kind + key] for kind in kinds)) for key in names],
+        title,
+        len(kinds),
+    )
+    columns = [f"{kind.replace('_', ' ')}{key}" for kind in kinds for key in ("AP", "AP50")]
+    rows = [(name, *values.values()) for name, values in (result.get("classes") or {}).items()]
+    table(("class", *columns), rows, numbers=len(columns))
+    if result.get("absent"):
+        typer.echo(f"no objects of {', '.join(result['absent'])}: not in the means")
+    if result["loss"] is not None:
+        typer.echo(f"loss: {result['loss']:.4f}")

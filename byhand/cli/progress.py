@@ -72,7 +72,7 @@ def _bar(training: "Training", started: float, first_step: int):
 
 
 def _examples(training: "Training") -> str:
-    return "images" if training.task == "classification" else "examples"
+    return "examples" if training.task == "regression" else "images"
 
 
 def _clock(seconds: float) -> str:

@@ -14,11 +14,15 @@ Network = Annotated[
 DataSet = Annotated[
     str | None,
     typer.Option(
-        help="Its data: a name from `byhand list data`, or image-folder:PATH with a folder of pictures a class.",
+        help="Its data: a name from `byhand list data`, or image-folder:PATH with a folder of pictures a class; for "
+        "detectors digits-scene, voc-folder:PATH or coco-json:PATH.",
         rich_help_panel=OWN,
     ),
 ]
-Size = Annotated[int | None, typer.Option(help="Bring images to so many pixels a side.", rich_help_panel=OWN)]
+Size = Annotated[
+    int | None,
+    typer.Option(help="Bring images to so many pixels a side; for detectors the shorter side.", rich_help_panel=OWN),
+]
 From = Annotated[
     str | None,
     typer.Option(

@@ -147,6 +147,10 @@ def resume_command(training: "Training") -> str:
 def _measures(result: dict[str, Any]):
     names = {
         "accuracy": f"accuracy, {result['measured_on']}",
+        **{
+            name: f"{name.replace('_', ' ')}, {result['measured_on']}"
+            for name in ("AP", "AP50", "mask_AP", "mask_AP50")
+        },
         "loss": f"loss, {result['measured_on']}",
         "max_weight_error": "largest error of a weight",
         "closed_form_error": "largest distance from the closed form",

@@ -132,6 +132,18 @@ def load_detection(name: str, *, seed: int = 0, max_bytes: int = 2 * 10**9) -> "
     return load_voc_folder(path, max_bytes=max_bytes)
 
 
+def found_labels(name: str, data_dir: Folder | None = None) -> str:
+    """The name with a PATH that is there: as it is given, else below the folders of the data sets, for a recipe's name.
+
+    `voc-folder:bccd` is the folder `bccd` here, or in `data_dir`, $BYHAND_DATA, ...; where it is nowhere the name
+    comes back as it is. The same for a name without PATH.
+    """
+    kind, _, path = name.partition(":")
+    if not path or os.path.isabs(path) or os.path.exists(os.path.expanduser(path)):
+        return name
+    return next((f"{kind}:{root / path}" for root in roots(data_dir) if (root / path).exists()), name)
+
+
 def get(
     name: str,
     data_dir: Folder | None = None,

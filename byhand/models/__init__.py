@@ -176,6 +176,8 @@ DETECTORS: tuple[Network, ...] = (
     ),
 )
 
+SHORT = {"fasterrcnn": "fasterrcnn_small", "maskrcnn": "maskrcnn_small"}  # what a detector's plain name means
+
 FIRST = NETWORKS[:4]  # of chapters 3 to 6, small enough for anything in seconds
 
 
@@ -187,12 +189,15 @@ def network(name: str) -> Network:
     raise unknown_name("network", name, (entry.name for entry in NETWORKS))
 
 
+def detector(name: str) -> Network | None:
+    """The entry of that name in DETECTORS, or of the short one; None where it is none of them."""
+    return next((entry for entry in DETECTORS if entry.name == SHORT.get(name, name)), None)
+
+
 def build(name: str, **options) -> "Module":
     """A network or detector by its name, freshly initialised: ``build("lenet5", activation="tanh")``."""
-    for entry in DETECTORS:
-        if entry.name == name:
-            return entry.build(**options)
-    return network(name).build(**options)
+    entry = detector(name) or network(name)
+    return entry.build(**options)
 
 
 def __getattr__(name: str):

@@ -12,6 +12,7 @@ from byhand.plots.language import LANGUAGES
 if TYPE_CHECKING:
     from byhand.plots.costs import Point, accuracy_against_cost
     from byhand.plots.curves import accuracy_curve, loss_curve
+    from byhand.plots.detections import detections_figure
     from byhand.plots.figures import figures_of, save_figures, show, write_figure
     from byhand.plots.focus import Focus
     from byhand.plots.gradcam import grad_cam, heat_over_images
@@ -66,6 +67,7 @@ HOMES = {
     "pairs_measured": "gradients",
     "Point": "costs",
     "accuracy_against_cost": "costs",
+    "detections_figure": "detections",
     "Focus": "focus",
     "figures_of": "figures",
     "save_figures": "figures",
@@ -83,6 +85,7 @@ __all__ = [
     "accuracy_against_cost",
     "accuracy_curve",
     "confusion_matrix",
+    "detections_figure",
     "effective_fields",
     "feature_maps",
     "figures_of",

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
 
+from byhand.data.detection import DetectionDataset
 from byhand.data.preparation import Preparation
 from byhand.errors import RunError, SettingsError, unknown_name
 from byhand.models.receptive import receptive_fields
@@ -41,9 +42,14 @@ MOST_SEEN = 32  # images over which a measured receptive field is the mean
 
 
 def figures_of(
-    run: "Run", dataset: "Dataset", lang: str = "en", only: Iterable[str] | None = None, focus: Focus | None = None
+    run: "Run",
+    dataset: "Dataset | DetectionDataset",
+    lang: str = "en",
+    only: Iterable[str] | None = None,
+    focus: Focus | None = None,
 ) -> dict[str, Figure]:
-    """The pictures that suit the run, by name: a regression's loss and predictions, a classification's all others.
+    """The pictures that suit the run, by name: a regression's loss and predictions, a detector's loss, of a
+    classification all but the predictions.
 
     `dataset`: the run's own, for its test set; `only`: the names wanted, of `PICTURES`; `focus`: what those of them
     that can be are pointed at.
@@ -57,7 +63,11 @@ def figures_of(
 
 
 def save_figures(
-    run: "Run", dataset: "Dataset", lang: str = "en", only: Iterable[str] | None = None, focus: Focus | None = None
+    run: "Run",
+    dataset: "Dataset | DetectionDataset",
+    lang: str = "en",
+    only: Iterable[str] | None = None,
+    focus: Focus | None = None,
 ) -> list[Path]:
     """The PNG files of the run's pictures, written to `figures/<name>.png` in its directory.
 
@@ -75,7 +85,7 @@ def save_figures(
 
 
 def drawings(
-    run: "Run", dataset: "Dataset", lang: str, only: Iterable[str] | None, focus: Focus
+    run: "Run", dataset: "Dataset | DetectionDataset", lang: str, only: Iterable[str] | None, focus: Focus
 ) -> dict[str, Callable[[], Figure]]:
     """For each picture wanted the function that draws it, with every name checked before anything is computed."""
     known_language(lang)
@@ -87,6 +97,8 @@ def drawings(
     check_focus(focus, wanted if only is not None else [])
 
     recipe = run.recipe()
+    if isinstance(dataset, DetectionDataset):
+        return _of_those_asked({"loss": lambda: loss_curve(run.history(), lang)}, wanted, only, recipe)
     regression = recipe.get("task") == "regression"
     images, labels = dataset.test_images, dataset.test_labels
     class_names = () if regression else dataset.class_names
@@ -136,6 +148,16 @@ def drawings(
             if images.ndim == 4 and (not asked or focus.layer is not None or convolutions(model())):
                 possible["gradcam"] = lambda: activations(run, model(), dataset, lang, focus)
                 possible["receptive"] = lambda: fields(run, model(), images, lang, focus)
+    return _of_those_asked(possible, wanted, only, recipe)
+
+
+def _of_those_asked(
+    possible: dict[str, Callable[[], Figure]],
+    wanted: Sequence[str],
+    only: Iterable[str] | None,
+    recipe: Mapping[str, Any],
+) -> dict[str, Callable[[], Figure]]:
+    """The drawings that are wanted; a SettingsError for one asked for by its name that does not suit the run."""
     unsuited = [name for name in wanted if name not in possible]
     if only is not None and unsuited:
         raise SettingsError(

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from byhand import data, models
 from byhand.data.preparation import Preparation
 from byhand.errors import SettingsError, unknown_name
+from byhand.recipes.own_detector import check_detection_names
 from byhand.recipes.recipe import Plan, Recipe
 from byhand.training.settings import Settings
 
@@ -53,18 +54,26 @@ def check_names(recipe: str | None, network: str | None, dataset: str | None, pl
             f"recipe {recipe!r} has its network and its data set; leave it out, or --network and --dataset"
         )
     if dataset is None:
+        if models.detector(str(network)) is not None:
+            raise SettingsError(
+                f"network {network!r} needs a data set: give --dataset too, such as digits-scene, or voc-folder:PATH "
+                "or coco-json:PATH for your own images"
+            )
         models.network(str(network))
         raise SettingsError(
             f"network {network!r} needs a data set: give --dataset too, such as cifar10, or image-folder:PATH for your "
             "own images"
         )
     known = data.entry(dataset)
+    check_detection_names(network, dataset)
     if network is None:
         raise SettingsError(f"data set {dataset!r} needs a network: give --network too, such as resnet18")
     if plan not in PLANS:
         raise unknown_name("plan of a network and a data set of one's own choice", plan, PLANS)
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise SettingsError(f"size={size!r} must be a whole number of pixels, at least 1")
+    if known.task == "detection":
+        return
     for_points, of_points = len(models.network(network).input_shape) == 1, known.kind == "made"
     if for_points != of_points or (of_points and size is not None):
         takes, has = ("points" if points else "images" for points in (for_points, of_points))

@@ -8,7 +8,7 @@ from byhand.runs.run import Run
 
 # What has its own column, and what follows from the recipe or stands in the settings too, explains no difference.
 _OWN_COLUMNS = ("recipe", "name", "plan", "seed", "settings.seed", "by_hand", "settings.by_hand")
-_FOLLOWING = ("preparation", "reported", "goal", "changed", "class_names", "input_shape")
+_FOLLOWING = ("preparation", "reported", "goal", "changed", "class_names", "category_ids", "input_shape")
 
 
 def compare(runs: Iterable["Run | str | os.PathLike[str]"]) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def _row(run: Run) -> dict[str, Any]:
     history = run.history()
     numbers = result if result is not None else (history[-1] if history else {})
     planned = recipe.get("settings") or {}
-    measure = "max_weight_error" if recipe.get("task") == "regression" else "accuracy"
+    measure = {"regression": "max_weight_error", "detection": "AP50"}.get(str(recipe.get("task")), "accuracy")
     return {
         "name": run.name,
         "recipe": recipe.get("recipe") or recipe.get("name"),

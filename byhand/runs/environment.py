@@ -13,9 +13,12 @@ import torch
 
 if TYPE_CHECKING:
     from byhand.data.arrays import Dataset
+    from byhand.data.detection import DetectionDataset
 
 
-def environment(seed: int, device: torch.device | str, threads: int, data: "Dataset | None" = None) -> dict[str, Any]:
+def environment(
+    seed: int, device: torch.device | str, threads: int, data: "Dataset | DetectionDataset | None" = None
+) -> dict[str, Any]:
     """What environment.json records; plain values only.
 
     versions (byhand, torch, numpy, python), os, cpu (the processor's own name), cores (those this process may use),

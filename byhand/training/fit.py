@@ -10,9 +10,11 @@ from torch import Tensor
 
 from byhand.data import augment, colour, cutting, mixing
 from byhand.data.arrays import Dataset
+from byhand.data.detection import DetectionDataset
 from byhand.data.preparation import each
 from byhand.errors import RunError
 from byhand.training.batches import batches, num_batches
+from byhand.training.detection import Boxed
 from byhand.training.evaluate import Measured, evaluate
 from byhand.training.memory import keep_buffers
 from byhand.training.settings import Settings
@@ -44,7 +46,40 @@ class Epoch:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epoch]:
+class Labelled:
+    """The examples of a classification or a regression: batches of whole tensors, the step that learns from one, and
+    what the network gives on those held out. ``Boxed`` in ``detection.py`` is its like for images with objects."""
+
+    def __init__(self, state: State, data: Dataset, task: str) -> None:
+        self.state, self.data, self.task = state, data, task
+        self.images, self.labels = data.train_images.to(state.device), data.train_labels.to(state.device)
+        self.step = step_for(state, task)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """The examples at these places as the network takes them, changed at random, and their targets."""
+        state, settings = self.state, self.state.settings
+        # index_select, as images[places] takes six times as long on a CPU
+        picked, targets = self.images.index_select(0, places), self.labels.index_select(0, places)
+        picked = changed(picked, settings, state.changes)
+        picked, targets = mixed(picked, targets, len(self.data.class_names), settings, state.changes)
+        return settings.prepared(picked), targets
+
+    def measured(self) -> Measured:
+        """Loss and accuracy on the held-out examples, which stand in the place of the test set."""
+        return evaluate(self.state.kept, self.data.test_images, self.data.test_labels, self.state.settings, self.task)
+
+
+def examples_of(state: State, data: Dataset | DetectionDataset, task: str) -> Labelled | Boxed:
+    """The examples of a data set for the task of its training."""
+    if isinstance(data, DetectionDataset):
+        return Boxed(state, data)
+    return Labelled(state, data, task)
+
+
+def fit(state: State, data: Dataset | DetectionDataset, task: str = CLASSIFICATION) -> Iterator[Epoch]:
     """Train until ``settings.epochs`` are done, or ``patience`` is at its end, yielding one record after each epoch.
 
     Leave the loop, or set ``state.stop``, to end early: the state can be saved at any such point, and goes on bit for
@@ -56,28 +91,24 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
     """
     settings = state.settings
     keep_buffers()
-    images, labels = data.train_images.to(state.device), data.train_labels.to(state.device)
-    steps_per_epoch = num_batches(len(images), settings.batch_size)
+    examples = examples_of(state, data, task)
+    steps_per_epoch = num_batches(len(examples), settings.batch_size)
     if state.step != state.epoch * steps_per_epoch + state.position or state.position >= steps_per_epoch:
         raise RunError(
             f"the training stands at step {state.step}, {state.position} of them in epoch {state.epoch + 1}, which is "
             f"no place in epochs of {steps_per_epoch} steps; it began with other data or settings"
         )
-    step = step_for(state, task)
+    step: Any = examples.step  # which takes what ``batch`` of the same examples gives
     while not state.ended:
         if state.position == 0:
             state.begin_epoch()
         state.order.set_state(state.before_epoch)  # of an epoch that goes on, the permutation is drawn again
-        order = torch.randperm(len(images), generator=state.order).to(state.device)
+        order = torch.randperm(len(examples), generator=state.order).to(state.device)
         state.train()
         started, before = time.perf_counter(), state.seconds
         for batch in batches(order, settings.batch_size)[state.position :]:
             lr = lr_at(settings, state.step, steps_per_epoch)
-            # index_select, as images[batch] takes six times as long on a CPU
-            picked, targets = images.index_select(0, batch), labels.index_select(0, batch)
-            picked = changed(picked, settings, state.changes)
-            picked, targets = mixed(picked, targets, len(data.class_names), settings, state.changes)
-            step(settings.prepared(picked), targets, lr)
+            step(*examples.batch(batch), lr)
             state.position, state.step, state.seen = state.position + 1, state.step + 1, state.seen + len(batch)
             state.average()
             state.seconds = before + time.perf_counter() - started
@@ -87,7 +118,8 @@ def fit(state: State, data: Dataset, task: str = CLASSIFICATION) -> Iterator[Epo
         step.settle()
         state.seconds = before + time.perf_counter() - started
         state.epoch, state.position = state.epoch + 1, 0
-        epoch = _record(state, data, task, lr_at(settings, state.step - 1, steps_per_epoch))
+        held_out = examples.measured() if settings.hold_out else Measured(None, None)
+        epoch = _record(state, held_out, task, lr_at(settings, state.step - 1, steps_per_epoch))
         state.judge(epoch.validation_loss, epoch.validation_accuracy)
         yield epoch
         if state.stop:
@@ -134,10 +166,7 @@ def mixed(
     return mixing.cutmix(images, targets, num_classes, settings.cutmix, generator=generator)
 
 
-def _record(state: State, data: Dataset, task: str, lr: float) -> Epoch:
-    held_out = Measured(None, None)
-    if state.settings.hold_out:
-        held_out = evaluate(state.kept, data.test_images, data.test_labels, state.settings, task)
+def _record(state: State, held_out: Measured, task: str, lr: float) -> Epoch:
     return Epoch(
         epoch=state.epoch,
         loss=state.loss_sum / state.seen,

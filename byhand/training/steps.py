@@ -1,6 +1,7 @@
 """One training step, in two ways: one that looks at every loss, and one that never waits for the device."""
 
 import math
+from collections.abc import Iterable
 from contextlib import nullcontext
 
 import torch
@@ -36,13 +37,17 @@ class Step:
         state, settings = self.state, self.state.settings
         share = len(targets) / settings.batch_size if settings.divide_by == "batch_size" else 1.0
         state.optimizer.zero_grad()
-        count = min(settings.accumulate, len(inputs))
-        # tensor_split, as chunk would leave one example of seven in three parts
-        for part, its_targets in zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True):
+        for part, its_targets in self.parts(inputs, targets):
             self.add_gradients(part, its_targets, share * len(part) / len(inputs))
         if settings.clip:
             clip_gradients(state.trained, settings.clip)
         state.optimizer.step()
+
+    def parts(self, inputs: Tensor, targets: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        """The batch in ``accumulate`` parts, each of which goes through the network by itself."""
+        count = min(self.state.settings.accumulate, len(inputs))
+        # tensor_split, as chunk would leave one example of seven in three parts
+        return zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)
 
     def add_gradients(self, inputs: Tensor, targets: Tensor, share: float) -> None:
         """Add to the gradients those of ``share`` times the mean loss; the loss is seen before that."""

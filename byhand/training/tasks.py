@@ -7,7 +7,7 @@ from torch.nn import functional as library
 from byhand import ops
 from byhand.training.settings import Settings
 
-CLASSIFICATION, REGRESSION = "classification", "regression"
+CLASSIFICATION, REGRESSION, DETECTION = "classification", "regression", "detection"
 AUXILIARY_SHARE = 0.3  # of the loss of each head in the middle of a network (Szegedy et al. 2015, section 5)
 
 Outputs = Tensor | tuple[Tensor, ...]  # of a network with auxiliary heads in training: the logits, then theirs

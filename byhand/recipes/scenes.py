@@ -1,0 +1,72 @@
+"""Detectors trained from nothing: on scenes of digits, which are made, and on BCCD's 364 images of blood cells."""
+
+from byhand.recipes.recipe import Plan, Recipe, at_least
+from byhand.training.settings import Settings
+
+# Scenes are of 96 × 96 pixels; enlarged, the smallest digits are still wider than two cells of the finest map. They are
+# not mirrored, and have their own colours.
+SCENES = Settings(
+    epochs=10,
+    batch_size=8,
+    lr=1e-3,
+    optimizer="adamw",
+    weight_decay=0.01,
+    clip=10.0,
+    schedule="one-cycle",
+    crop=0.5,
+    ema=0.998,
+    by_hand=False,
+)
+CELLS = Settings(
+    epochs=30,
+    batch_size=4,
+    lr=1e-3,
+    optimizer="adamw",
+    weight_decay=0.02,
+    clip=10.0,
+    schedule="one-cycle",
+    flip=True,
+    crop=0.6,
+    colour=0.2,
+    ema=0.998,
+    by_hand=False,
+)
+ENLARGED = {"num_classes": 11, "min_size": 128, "max_size": 128}
+
+FASTERRCNN_SCENES = Recipe(
+    name="fasterrcnn-scenes",
+    title="Faster R-CNN",
+    section="7.6",
+    network="fasterrcnn_small",
+    dataset="digits-scene",
+    plans={"fast": Plan(SCENES, {"AP50": at_least(0.95)})},
+    task="detection",
+    options=ENLARGED,
+)
+
+MASKRCNN_SCENES = Recipe(
+    name="maskrcnn-scenes",
+    title="Mask R-CNN",
+    section="7.6",
+    network="maskrcnn_small",
+    dataset="digits-scene",
+    plans={"fast": Plan(SCENES, {"AP50": at_least(0.95), "mask_AP50": at_least(0.90)})},
+    task="detection",
+    options=ENLARGED,
+)
+
+# BCCD (MIT licence) is looked for as `bccd` in the folders of the data sets. Its 640 × 480 pixels are brought to
+# 320 × 240.
+FASTERRCNN_BCCD = Recipe(
+    name="fasterrcnn-bccd",
+    title="Faster R-CNN",
+    section="7.6",
+    network="fasterrcnn_small",
+    dataset="voc-folder:bccd",
+    plans={
+        "fast": Plan(CELLS, {"AP50": at_least(0.89)}),
+        "best": Plan(CELLS.replace(epochs=120), {"AP50": at_least(0.92)}),
+    },
+    task="detection",
+    options={"num_classes": 4, "min_size": 240, "max_size": 320},
+)
