@@ -494,6 +494,10 @@ def _material(
         raise SettingsError(
             "freeze=True without weights would keep a body that has learned nothing; give --from WEIGHTS"
         )
+    if settings.body_lr != 1 and weights is None:
+        raise SettingsError(
+            f"body_lr={settings.body_lr} without weights would teach a new body more slowly; give --from WEIGHTS"
+        )
     device = _prepare_machine(settings)
     given = None
     if weights is not None:

@@ -81,7 +81,7 @@ def test_classes_channels_size_mean_and_deviation_come_from_the_pictures(byhand,
     folder = images_in(tmp_path / "sky", ("dawn", "day", "night"))
     run = trained_on(folder, byhand, "resnet20")
     record = run.recipe()
-    assert record["network"] == {"name": "resnet20", "options": {"num_classes": 3, "in_channels": 3}}
+    assert record["network"] == {"name": "resnet20", "options": {"num_classes": 3, "in_channels": 3, "small": True}}
     assert record["recipe"] == "resnet20-on-sky"
     assert record["dataset"] == f"image-folder:{folder}"
     assert record["class_names"] == ["dawn", "day", "night"]
@@ -184,7 +184,7 @@ def test_points_go_to_the_network_for_points(byhand, refused):
         (("--network", "lenet6", "--dataset", "digits"), "did you mean 'lenet5'"),
         (("--network", "lenet5", "--dataset", "digit"), "did you mean 'digits'"),
         (("--network", "lenet5", "--dataset", "digits", "--plan", "book"), "known: best, fast"),
-        (("--network", "lenet5", "--dataset", "digits", "--size", 0), "at least 1"),
+        (("--network", "lenet5", "--dataset", "digits", "--size", 0), "1 to 4096"),
         (("--network", "lenet5", "--dataset", "image-folder"), "image-folder:PATH"),
         (("--network", "lenet5", "--dataset", "image-folder:nowhere"), "does not exist"),
         (("--network", "lenet5", "--dataset", "digits", "--freeze"), "--from"),
@@ -593,3 +593,28 @@ def test_a_message_never_obeys_what_a_name_holds():
     from byhand.cli.output import one_line
 
     assert one_line("broken: a\nb\x1b[2Jc.jpg ü") == "broken: a b\\x1b[2Jc.jpg ü"
+
+
+@pytest.mark.parametrize(("network", "size"), [("resnet20", 320), ("mobilenet_v2", 512)])
+def test_any_size_that_a_network_takes_can_be_asked_for(network, size):
+    chosen = own_recipe(network, made("cifar10", num_train=20), size)
+    assert chosen.plan("fast").settings.preparation.size == size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--size", "100000"), "size=100000 must be a whole number of pixels, 1 to 4096"),
+        (("--body-lr", "0.5"), "body_lr=0.5 without weights would teach a new body more slowly"),
+        (("--set", "lr=0.1", "--set", "lr=0.2"), "--set gives lr, lr; give each of them once"),
+    ],
+)
+def test_what_would_have_no_effect_or_no_end_is_one_line(arguments, message):
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "byhand", "train", "--network", "resnet20", "--dataset", "digits", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -64,8 +64,11 @@ def changes_of(
 
     check_names(recipe, network, dataset, plan, size)
     changes = {name: value for name, value in given.items() if value is not None}
-    assigned = dict(from_text(text) for text in assignments or ())
-    twice = [name for name in assigned if name in changes and name != "seed"]
+    pairs = [from_text(text) for text in assignments or ()]
+    assigned = dict(pairs)
+    if len(assigned) < len(pairs):
+        raise SettingsError(f"--set gives {', '.join(name for name, _ in pairs)}; give each of them once")
+    twice = [name for name in assigned if name in changes and name != "seed"]  # which has a value unless given
     if twice:
         raise SettingsError(f"{twice[0]} is given by --{twice[0].replace('_', '-')} and by --set; give one of them")
     changes |= assigned

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 PLANS = ("fast", "best")
 LARGEST_SMALL = 64  # pixels a side; up to here networks get the stem that they have for small images
 LARGEST_TRIED = 256  # pixels a side; every network takes images of fewer
+LARGEST_SIZE = 4096  # pixels a side; of one image alone a first layer of 64 maps takes 4 GB
 SHALLOW = 5  # layers with weights
 
 
@@ -70,8 +71,8 @@ def check_names(recipe: str | None, network: str | None, dataset: str | None, pl
         raise SettingsError(f"data set {dataset!r} needs a network: give --network too, such as resnet18")
     if plan not in PLANS:
         raise unknown_name("plan of a network and a data set of one's own choice", plan, PLANS)
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-        raise SettingsError(f"size={size!r} must be a whole number of pixels, at least 1")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_SIZE):
+        raise SettingsError(f"size={size!r} must be a whole number of pixels, 1 to {LARGEST_SIZE}")
     if known.task == "detection":
         return
     for_points, of_points = len(models.network(network).input_shape) == 1, known.kind == "made"
@@ -201,13 +202,16 @@ class _Form:
         Of a network that takes no larger (LeNet-5 takes 32 to 35 pixels) that which it was made for.
         """
         size, made_for = asked or max(self.dataset.input_shape[1:]), self.network.input_shape[-1]
+        if self.takes(size):
+            return size
         nearest = next((one for one in range(size, LARGEST_TRIED + 1) if self.takes(one)), made_for)
-        if asked is None or nearest == asked:
+        if asked is None:
             return nearest
         least = next(one for one in range(1, LARGEST_TRIED + 1) if self.takes(one))
+        larger = "" if nearest > asked else ", and larger ones only up to a few pixels more"
         raise SettingsError(
             f"{self.network.name} takes no images of size={asked}; the smallest that it takes are {least} × {least} "
-            f"pixels; give --size {nearest}, or leave it out"
+            f"pixels{larger}; give --size {nearest}, or leave it out"
         )
 
 
