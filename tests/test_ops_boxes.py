@@ -159,3 +159,9 @@ def test_what_is_no_box_is_refused():
     assert_refused(SettingsError, lambda: ops.decode_boxes(good, good, (1, 0, 1, 1)), (1, 0, 1, 1))
     assert_refused(ShapeError, lambda: ops.decode_boxes(torch.zeros(2, 6), good), (2, 6))
     assert_refused(ShapeError, lambda: ops.decode_boxes(torch.zeros(3, 4), good), (3, 4), 2)
+
+
+def test_boxes_without_area_have_a_gradient_of_zero():
+    boxes = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
+    ops.box_iou(boxes, boxes.detach()).sum().backward()
+    assert boxes.grad.tolist() == [[0.0] * 4] * 2

@@ -207,3 +207,8 @@ def test_what_is_no_mask_no_polygon_or_of_another_size_is_refused():
         assert_refused(DataError, lambda e=end: encode_polygons([square + e], 5, 5), str(square)[:-1])
     for polygon in ([1, 1, 2, 2], [], None, "1, 1, 2, 1, 2, 2"):
         assert_refused(DataError, lambda p=polygon: encode_polygons([p], 5, 5), polygon)
+
+
+def test_counts_with_a_character_that_is_not_ascii_are_damaged():
+    with pytest.raises(DataError, match="not COCO's compressed run lengths"):
+        decode_mask({"size": [3, 5], "counts": "é"})

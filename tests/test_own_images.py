@@ -618,3 +618,9 @@ def test_what_would_have_no_effect_or_no_end_is_one_line(arguments, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_command_says_what_it_found(byhand, tmp_path):
+    folder = images_in(tmp_path / "sky", ("dawn", "day", "night"))
+    said = byhand("train", "--network", "mlp", "--dataset", f"image-folder:{folder}", "--epochs", 1, "--no-plots")
+    assert re.search(r"\d+ training and \d+ test images of image-folder:.*sky; 3 classes: dawn, day, night", said.err)

@@ -80,6 +80,8 @@ def train(
             progress=progress,
             **changes,
         )
+    if network is not None:
+        typer.echo(found(training), err=True)
     if training.loaded is not None:
         typer.echo(str(training.loaded), err=True)
     _complete(training, lang, plots, show, as_json)
@@ -131,6 +133,17 @@ def _complete(training: "Training", lang: str, plots: bool, show: bool, as_json:
     typer.echo(f"run: {training.run.path}")
     if drawn:
         typer.echo(f"pictures: {training.run.path / 'figures'} ({', '.join(path.stem for path in drawn)})")
+
+
+def found(training: "Training") -> str:
+    """What was found to train on, in words: a user's own images are known to nobody else."""
+    dataset = training.data
+    parts = f"{len(dataset.train_images):,} training and {len(dataset.test_images):,} test"
+    names = dataset.class_names
+    if not names:
+        return f"{parts} examples of {dataset.name}"
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{parts} images of {dataset.name}; {len(names)} classes: {some}"
 
 
 def place(training: "Training") -> str:

@@ -63,7 +63,8 @@ def overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole == 0, 0, part / whole)
+    # 0 / 0 would give its NaN to the gradient, also where it is not taken.
+    return torch.where(whole == 0, 0, part / torch.where(whole == 0, 1, whole))
 
 
 def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:

@@ -267,7 +267,8 @@ def _from_strings(strings: list[tuple[int, str]]) -> tuple[Tensor, ...]:
     if not strings:
         return ()
     length = torch.tensor([len(text) for _, text in strings])
-    joined = "".join(text for _, text in strings).encode("ascii", "replace")
+    # "?" would pass for a count; a blank is none, and one byte for each character keeps the lengths.
+    joined = "".join(c if c.isascii() else " " for _, text in strings for c in text).encode("ascii")
     groups = torch.frombuffer(bytearray(joined), dtype=torch.uint8).long() - 48
     last = groups & 32 == 0  # the last group of its number
     number = last.cumsum(0) - last.long()  # which number a group belongs to
