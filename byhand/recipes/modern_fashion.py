@@ -1,8 +1,8 @@
 """The modern networks on Fashion-MNIST, in widths made for images of 28 pixels and a CPU.
 
 Their settings are one choice for all with normalisation and one for all without. It was tried on images held out of the
-training set with AlexNet, VGG-11, GoogLeNet and MobileNet V1; the others took it over, with fewer epochs where these are
-slow, and MobileNet V2 with a lower lr.
+training set with AlexNet, VGG-11, GoogLeNet and MobileNet V1; the others took it over, with fewer epochs where these
+are slow, and MobileNet V2 with a lower lr.
 """
 
 from typing import Any
