@@ -100,7 +100,7 @@ def contents(folder):
         (["reproduce", "mlp-fashon"], "did you mean 'mlp-fashion'"),
         (["reproduce", "lenet5-digits", "--plan", "bst"], "did you mean 'best'"),
         (["plot", "RUN", "confusoin"], "did you mean 'confusion'"),
-        (["plot", "RUN", "filters", "--layer", "features.o"], "did you mean 'features.0'"),
+        (["plot", "RUN", "filters", "--layer", "featuers.0"], "did you mean 'features.0'"),
         (["plot", "RUN", "gradcam", "--class", "x"], "unknown class 'x'"),
         (["plot", "RUN", "loss", "--layer", "features.0"], "layer='features.0' is for filters"),
         (["plot", "RUN", "features", "--image", "360"], "no test image 360"),

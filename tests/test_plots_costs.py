@@ -18,7 +18,16 @@ MLP = 784 * 256 + 256 * 128 + 128 * 10
 
 def record_of(folder, recipe, plan, dataset, accuracy, size):
     means = {} if accuracy is None else {"accuracy": {"mean": accuracy}}
-    record = {"recipe": recipe, "plan": plan, "dataset": dataset, "command": "", "epochs": 1, "source": {}, "goal": {}}
+    record = {
+        "recipe": recipe,
+        "plan": plan,
+        "dataset": dataset,
+        "command": "",
+        "seeds": [0],
+        "epochs": 1,
+        "source": {},
+        "goal": {},
+    }
     record |= {"means": means, "environment": {}, "settings": {"preparation": {"size": size, "fit": size and "pad"}}}
     folder.mkdir(exist_ok=True)
     (folder / f"{recipe}-{plan}.json").write_text(json.dumps(record))

@@ -37,6 +37,8 @@ def evaluate(
     training, plain = model.training, settings.replace(label_smoothing=0.0)
     model.eval()
     network = by_hand(model) if settings.by_hand else model
+    if settings.channels_last and not settings.by_hand:  # as in training: other orders round otherwise
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if batch_size is None:
         batch_size = batch_for(images, settings)
     loss, correct = 0.0, 0
