@@ -57,23 +57,32 @@ class Dataset:
             SettingsError: fraction not in (0, 1), or so that one of the two parts would be empty; seed negative.
         """
         num_train = len(self.train_images)
-        if not (0 < fraction < 1 and 0 < round(fraction * num_train) < num_train):
-            raise SettingsError(
-                f"hold-out fraction {fraction} of {num_train} training examples must leave some on both sides; try 0.1"
-            )
-        if seed < 0:
-            raise SettingsError(f"seed {seed} must not be negative")
-        order = fixed_permutation(num_train, seed)
-        num_held = round(fraction * num_train)
-        held, kept = (torch.from_numpy(np.sort(part)) for part in (order[:num_held], order[num_held:]))
+        held, kept = map(torch.from_numpy, held_and_kept(num_train, fraction, seed, "examples"))
         return replace(
             self,
             train_images=self.train_images[kept],
             train_labels=self.train_labels[kept],
             test_images=self.train_images[held],
             test_labels=self.train_labels[held],
-            source=f"{self.source}; {num_held} of {num_train} training examples held out with seed {seed} as test set",
+            source=f"{self.source}; {len(held)} of {num_train} training examples held out with seed {seed} as test set",
         )
+
+
+def held_and_kept(num_train: int, fraction: float, seed: int, noun: str) -> tuple[np.ndarray, np.ndarray]:
+    """The places to hold out and those to train on, in order: round(fraction · num_train) and the rest.
+
+    Raises:
+        SettingsError: fraction not in (0, 1), or so that one of the two would be empty; seed negative.
+    """
+    num_held = round(fraction * num_train) if 0 < fraction < 1 else 0
+    if not 0 < num_held < num_train:
+        raise SettingsError(
+            f"hold-out fraction {fraction} of {num_train} training {noun} must leave some on both sides; try 0.1"
+        )
+    if seed < 0:
+        raise SettingsError(f"seed {seed} must not be negative")
+    order = fixed_permutation(num_train, seed)
+    return np.sort(order[:num_held]), np.sort(order[num_held:])
 
 
 def fixed_permutation(n: int, seed: int) -> np.ndarray:

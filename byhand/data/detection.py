@@ -4,12 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from byhand.data.arrays import fixed_permutation
-from byhand.errors import SettingsError, ShapeError
+from byhand.data.arrays import held_and_kept
+from byhand.errors import ShapeError
 
 SMALL, MEDIUM = (
     32**2,
@@ -193,22 +192,14 @@ class DetectionDataset:
             SettingsError: fraction not in (0, 1), or so that one of the two parts would be empty; seed negative.
         """
         num_train = len(self.train_images)
-        if not (0 < fraction < 1 and 0 < round(fraction * num_train) < num_train):
-            raise SettingsError(
-                f"hold-out fraction {fraction} of {num_train} training images must leave some on both sides; try 0.1"
-            )
-        if seed < 0:
-            raise SettingsError(f"seed {seed} must not be negative")
-        order = fixed_permutation(num_train, seed)
-        num_held = round(fraction * num_train)
-        held, kept = (np.sort(part).tolist() for part in (order[:num_held], order[num_held:]))
+        held, kept = (places.tolist() for places in held_and_kept(num_train, fraction, seed, "images"))
         return replace(
             self,
             train_images=subset(self.train_images, kept),
             train_objects=subset(self.train_objects, kept),
             test_images=subset(self.train_images, held),
             test_objects=subset(self.train_objects, held),
-            source=f"{self.source}; {num_held} of {num_train} training images held out with seed {seed} as test set",
+            source=f"{self.source}; {len(held)} of {num_train} training images held out with seed {seed} as test set",
         )
 
 

@@ -1,13 +1,11 @@
 """The pictures to a user's labels: measured, decoded by several threads, their boxes checked against them, split."""
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,14 +25,12 @@ from byhand.data.detection_labels import (
     reasons,
     some,
 )
-from byhand.data.pictures import Unreadable, decode_whole, measure, without_warnings
+from byhand.data.pictures import Unreadable, content_of, decode_whole, measure, without_warnings
 from byhand.data.segments import BadOutline
+from byhand.data.threads import in_threads
 from byhand.errors import DataError, SettingsError
 
 MAX_BYTES = 2 * 10**9  # of the images in memory; more are decoded whenever they are asked for
-_CHUNK = 32  # files a thread takes at once
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,7 @@ def read(labels: Labels, max_bytes: int = MAX_BYTES, split_seed: int = SPLIT_SEE
 
 def _measured(part: Sequence[LabelledImage], skipped: dict[str, str]) -> list[Measured]:
     found = []
-    for image, seen in zip(part, _in_threads(lambda i: measure(part[i].path), len(part)), strict=True):
+    for image, seen in zip(part, in_threads(lambda i: measure(part[i].path), len(part)), strict=True):
         if isinstance(seen, Unreadable):
             skipped[image.name] = _why(seen)
             continue
@@ -163,7 +159,7 @@ def _decoded(parts: list[list[Measured]], max_bytes: int, skipped: dict[str, str
         stack = torch.empty(len(part), 3, part[0].height, part[0].width, dtype=torch.uint8) if one_size else None
 
         def one(i: int, part=part, stack=stack) -> tuple[str, Tensor | None]:
-            content = _content(part[i].labels.path)
+            content = content_of(part[i].labels.path)
             pixels = torch.from_numpy(decode_whole(content, part[i].upright))
             if pixels.shape[1:] != (part[i].height, part[i].width):
                 raise Unreadable("is of another size than its header says")
@@ -173,7 +169,7 @@ def _decoded(parts: list[list[Measured]], max_bytes: int, skipped: dict[str, str
             line = f"{name}\0{len(content)}\0{hashlib.sha256(content).hexdigest()}\n"
             return line, pixels if keep and stack is None else None
 
-        answers = _in_threads(one, len(part))
+        answers = in_threads(one, len(part))
         sound = [i for i, answer in enumerate(answers) if not isinstance(answer, Unreadable)]
         skipped.update(
             (image.labels.name, _why(answer))
@@ -194,39 +190,13 @@ def _decoded(parts: list[list[Measured]], max_bytes: int, skipped: dict[str, str
 def _decode_one(source: tuple[Path, bool]) -> Tensor:
     path, upright = source
     try:
-        return torch.from_numpy(decode_whole(_content(path), upright))
+        return torch.from_numpy(decode_whole(content_of(path), upright))
     except Unreadable as why:
         raise DataError(f"{path}: {_why(why)}; it could be read when the data set was loaded") from why
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Unreadable(error.strerror or str(error)) from error
-
-
 def _why(reason: Unreadable) -> str:
     return f"its image cannot be used: {reason}"
-
-
-def _in_threads(work: Callable[[int], Value], num_items: int) -> list[Value | Unreadable]:
-    """What `work` answers for 0..num_items-1, in order; Pillow decodes without Python's lock, so threads suffice."""
-
-    def chunk(start: int) -> list[Value | Unreadable]:
-        answers: list[Value | Unreadable] = []
-        for i in range(start, min(start + _CHUNK, num_items)):
-            try:
-                answers.append(work(i))
-            except Unreadable as reason:
-                answers.append(reason)
-        return answers
-
-    pool = ThreadPoolExecutor(min(32, os.cpu_count() or 1))
-    try:
-        return [answer for part in pool.map(chunk, range(0, num_items, _CHUNK)) for answer in part]
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interruption does not wait for all the others
 
 
 def _split(part: list[Measured], images: Images, seed: int) -> tuple[list[list[Measured]], list[Images]]:

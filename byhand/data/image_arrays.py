@@ -10,12 +10,10 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,18 +22,16 @@ from PIL import Image
 from byhand.data.arrays import Dataset, fixed_permutation
 from byhand.data.folders import cache_root
 from byhand.data.image_folder import Listing, list_images
-from byhand.data.pictures import Glance, Unreadable, decode, glance, without_warnings
+from byhand.data.pictures import Glance, Unreadable, content_of, decode, glance, without_warnings
+from byhand.data.threads import in_threads
 from byhand.errors import DataError, SettingsError
 
 MAX_BYTES = 2 * 10**9  # of the images in memory; more are mapped from a file
 LARGEST_SIZE = 224  # pixels each way, what the published networks take; unless the user asks for more
 TEST_SHARE = 0.1
-_CHUNK = 32  # files a thread takes at once
 _RECORDED = ("train_labels", "test_labels", "sha256", "skipped")
 _FORM = 1  # of what lies in the cache; another form is not looked at
 _STALE = 24 * 3600  # seconds after which another process's part file is nobody's
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -141,7 +137,7 @@ def _some(texts: Sequence[str]) -> str:
 
 
 def _survey(listing: Listing, size: int | None) -> Survey:
-    looks = _in_threads(lambda i: glance(listing.folder / listing.images[i][0]), len(listing.images))
+    looks = in_threads(lambda i: glance(listing.folder / listing.images[i][0]), len(listing.images))
     seen: list[Glance] = []
     readable: list[tuple[str, int]] = []
     animated: list[str] = []
@@ -170,25 +166,6 @@ def _survey(listing: Listing, size: int | None) -> Survey:
     )
 
 
-def _in_threads(work: Callable[[int], Value], num_items: int) -> list[Value | Unreadable]:
-    """What `work` answers for 0..num_items-1, in order; Pillow decodes without Python's lock, so threads suffice."""
-
-    def chunk(start: int) -> list[Value | Unreadable]:
-        answers: list[Value | Unreadable] = []
-        for i in range(start, min(start + _CHUNK, num_items)):
-            try:
-                answers.append(work(i))
-            except Unreadable as reason:
-                answers.append(reason)
-        return answers
-
-    pool = ThreadPoolExecutor(min(32, os.cpu_count() or 1))
-    try:
-        return [answer for part in pool.map(chunk, range(0, num_items, _CHUNK)) for answer in part]
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interruption does not wait for all the others
-
-
 # the second pass
 
 
@@ -198,14 +175,11 @@ def _decode(survey: Survey, pixels: np.ndarray, split_seed: int) -> Decoded:
 
     def one(i: int) -> str:
         path = listing.images[i][0]
-        try:
-            content = (listing.folder / path).read_bytes()
-        except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from error
+        content = content_of(listing.folder / path)
         pixels[i] = decode(content, survey.size, survey.channels)
         return f"{path}\0{len(content)}\0{hashlib.sha256(content).hexdigest()}\n"
 
-    lines = _in_threads(one, len(listing.images))
+    lines = in_threads(one, len(listing.images))
     skipped = dict(survey.skipped)
     skipped.update(
         (path, str(line)) for (path, _), line in zip(listing.images, lines, strict=True) if isinstance(line, Unreadable)

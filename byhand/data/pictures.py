@@ -29,6 +29,18 @@ class Glance(NamedTuple):
     is_animated: bool
 
 
+def content_of(path: Path) -> bytes:
+    """The bytes of the file.
+
+    Raises:
+        Unreadable: the system does not give them.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from error
+
+
 def glance(path: Path) -> Glance:
     """What the header of the file says; nothing is decoded.
 
