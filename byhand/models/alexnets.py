@@ -36,6 +36,19 @@ def scaled(channels: int, width: float) -> int:
     return max(2, 2 * round(channels * width / 2)) if width != 1 else channels
 
 
+def hidden_head(in_features: int, hidden: int, num_classes: int, dropout: float) -> nn.Sequential:
+    """Two hidden layers with ReLU and dropout, and the logits: the classifier of AlexNet (2012) and of VGG."""
+    return nn.Sequential(
+        nn.Linear(in_features, hidden),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, num_classes),
+    )
+
+
 class ImageSequence(nn.Sequential):
     """Its layers one after the other, after a look at the images that come in.
 
@@ -144,15 +157,7 @@ def alexnet2012(
         nn.ReLU(),
         nn.MaxPool2d(kernel_size=3, stride=2),  # 256 × 6 × 6
     )
-    classifier = nn.Sequential(
-        nn.Linear(c5 * side * side, hidden),
-        nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, num_classes),
-    )
+    classifier = hidden_head(c5 * side * side, hidden, num_classes, dropout)
     if not small:
         _start_as_in_2012([layer for layer in (*features, *classifier) if isinstance(layer, nn.Conv2d | nn.Linear)])
     return _network("alexnet2012", features, side, classifier, in_channels, small)

@@ -1,12 +1,14 @@
 """What a network costs, layer by layer: parameters, multiply-adds and bytes; ``byhand show`` prints this table."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from byhand.errors import ByhandError, ShapeError
 
@@ -89,11 +91,25 @@ def layer_table(model: nn.Module, input_shape: Sequence[int]) -> list[Row]:
 
     layers = [(name, module) for name, module in model.named_modules() if _is_layer(module)]
     handles = [module.register_forward_hook(hook(name)) for name, module in layers]
+    with once_in_evaluation(model, input_shape, handles), torch.no_grad():
+        model(zero_input(model, input_shape))
+    for name, module in layers:
+        if module not in called and any(True for _ in module.parameters(recurse=False)):
+            count(name, module, None, None)
+    return rows
+
+
+@contextmanager
+def once_in_evaluation(model: nn.Module, input_shape: Sequence[int], handles: Sequence[RemovableHandle]):
+    """Within it the model is in evaluation mode; then it is as it was, without the hooks of these handles.
+
+    Raises:
+        ShapeError: what is run within it fails, as the input does not fit the network.
+    """
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
-        with torch.no_grad():
-            model(_zero_input(model, input_shape))
+        yield
     except ByhandError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
@@ -106,10 +122,6 @@ def layer_table(model: nn.Module, input_shape: Sequence[int]) -> list[Row]:
             handle.remove()
         for module, mode in modes:
             module.training = mode
-    for name, module in layers:
-        if module not in called and any(True for _ in module.parameters(recurse=False)):
-            count(name, module, None, None)
-    return rows
 
 
 def total(rows: Iterable[Row]) -> Row:
@@ -228,7 +240,8 @@ def _is_layer(module: nn.Module) -> bool:
     return not _is_nested(module) or next(module.parameters(recurse=False), None) is not None
 
 
-def _zero_input(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
+def zero_input(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    """One input of zeros, in the dtype and on the device of the model's parameters."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     return torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device)
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from byhand.errors import ByhandError, ShapeError, UnknownLayer
+from byhand.errors import ShapeError, UnknownLayer
+from byhand.models.cost import once_in_evaluation, zero_input
 
 WHOLE = None  # a unit that sees all of the input, wherever it stands
 
@@ -102,25 +103,9 @@ def receptive_fields(model: nn.Module, input_shape: Sequence[int]) -> list[Field
 
     layers = [(name, layer) for name, layer in model.named_modules() if next(layer.children(), None) is None]
     handles = [layer.register_forward_hook(hook(name)) for name, layer in layers]
-    modes = [(module, module.training) for module in model.modules()]
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    image = torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device, requires_grad=True)
-    try:
-        model.eval()
-        with torch.enable_grad():
-            model(image * 1)  # an in-place first layer may not write into a leaf
-    except ByhandError:
-        raise
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ShapeError(
-            f"input_shape={tuple(input_shape)} does not fit this {type(model).__name__}: {reason}"
-        ) from None
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes:
-            module.training = mode
+    image = zero_input(model, input_shape).requires_grad_()
+    with once_in_evaluation(model, input_shape, handles), torch.enable_grad():
+        model(image * 1)  # an in-place first layer may not write into a leaf
     walk = Walk(image)
     found = []
     for name, layer, output, node in called:

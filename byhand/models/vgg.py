@@ -15,7 +15,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from byhand.models.alexnets import ImageSequence, scaled
+from byhand.models.alexnets import ImageSequence, hidden_head, scaled
 from byhand.models.linear import check_counts, check_dropout
 
 CHANNELS = (64, 128, 256, 512, 512)  # of the five blocks
@@ -106,7 +106,7 @@ def _vgg(
         layers.pop()  # the global average takes the last pooling's place
         side, classifier = 1, _small_head(channels, num_classes, dropout)
     else:
-        side, classifier = 7, _head(channels * 7 * 7, scaled(4096, width), num_classes, dropout)
+        side, classifier = 7, hidden_head(channels * 7 * 7, scaled(4096, width), num_classes, dropout)
     parts = OrderedDict(
         features=nn.Sequential(*layers),
         avgpool=nn.AdaptiveAvgPool2d((side, side)),
@@ -131,18 +131,6 @@ def vgg_block(in_channels: int, out_channels: int, convolutions: int, batch_norm
         layers.append(nn.ReLU())
         in_channels = out_channels
     return layers
-
-
-def _head(in_features: int, hidden: int, num_classes: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(in_features, hidden),
-        nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, hidden),
-        nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, num_classes),
-    )
 
 
 def _small_head(in_features: int, num_classes: int, dropout: float) -> nn.Sequential:
