@@ -73,9 +73,8 @@ class State:
     @property
     def ended(self) -> bool:
         """Whether the last epoch is done, or patience is at its end."""
-        patience = self.settings.patience
-        waited = self.epoch - self.best["epoch"] if patience and self.best else 0
-        return self.epoch >= self.settings.epochs or waited >= max(patience, 1)
+        out_of_patience = self.best is not None and self.epoch - self.best["epoch"] >= self.settings.patience
+        return self.epoch >= self.settings.epochs or out_of_patience
 
     def judge(self, loss: float | None, accuracy: float | None) -> None:
         """With patience: keep this epoch's weights where it did better on the held-out examples than all before."""
