@@ -1,7 +1,7 @@
 """ResNets on CIFAR-10: He et al. (2016), Deep Residual Learning for Image Recognition, section 4.2."""
 
 from byhand.data.preparation import Preparation
-from byhand.recipes.recipe import Plan, Recipe, at_least
+from byhand.recipes.recipe import ONE_CYCLE, Plan, Recipe, at_least
 from byhand.training.settings import Settings
 
 # Mean and deviation of the channels of the training images. The paper subtracts the mean of each pixel and divides by
@@ -24,17 +24,7 @@ PAPER = Settings(
     by_hand=False,
     channels_last=True,
 )
-FAST = PAPER.replace(
-    epochs=14,
-    lr=0.4,
-    nesterov=True,
-    weight_decay=5e-4,
-    decay_all=False,
-    schedule="one-cycle",
-    milestones=(),
-    rise=0.25,
-    shift=2,
-)
+FAST = ONE_CYCLE.replace(epochs=14, lr=0.4, flip=True, shift=2, preparation=STANDARD)
 
 
 def cifar(name: str, title: str, network: str, accuracy: float, dataset: str = "cifar10") -> Recipe:

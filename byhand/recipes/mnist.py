@@ -1,7 +1,7 @@
 """LeNet-5 and ResNet-20 on MNIST; the source's sections 6.3 and 7.6."""
 
 from byhand.data.preparation import Preparation
-from byhand.recipes.recipe import SOURCE_LENET5, Plan, Recipe, at_least, near
+from byhand.recipes.recipe import ONE_CYCLE, SOURCE_LENET5, Plan, Recipe, at_least, near
 from byhand.training.settings import Settings
 
 STRETCHED = Preparation(size=32, fit="resize", mean=0.1307, std=0.3081)  # mean and deviation of the training images
@@ -62,23 +62,7 @@ RESNET20_MNIST = Recipe(
     options={"in_channels": 1},
     plans={
         "fast": Plan(
-            Settings(
-                epochs=4,
-                batch_size=128,
-                lr=0.2,
-                momentum=0.9,
-                nesterov=True,
-                weight_decay=5e-4,
-                decay_all=False,
-                schedule="one-cycle",
-                rise=0.25,
-                rotate=10,
-                zoom=0.1,
-                move=2,
-                preparation=Preparation(mean=0.1307, std=0.3081),
-                by_hand=False,  # torch's kernels with channels last are the fastest for it on a CPU
-                channels_last=True,
-            ),
+            ONE_CYCLE.replace(epochs=4, rotate=10, zoom=0.1, move=2, preparation=Preparation(mean=0.1307, std=0.3081)),
             {"accuracy": at_least(0.996)},
         ),
     },

@@ -8,27 +8,10 @@ are slow, and MobileNet V2 with a lower lr.
 from typing import Any
 
 from byhand.data.preparation import Preparation
-from byhand.recipes.recipe import Plan, Recipe, at_least
-from byhand.training.settings import Settings
+from byhand.recipes.recipe import ONE_CYCLE, Plan, Recipe, at_least
 
-# Settings that all of them share: stochastic gradient descent in one cycle (Smith 2018), clothes mirrored and moved by
-# up to two pixels, and torch's kernels with channels last: for these networks the fastest hand on a CPU.
-CYCLE = Settings(
-    epochs=10,
-    batch_size=128,
-    lr=0.2,
-    momentum=0.9,
-    nesterov=True,
-    weight_decay=5e-4,
-    decay_all=False,
-    schedule="one-cycle",
-    rise=0.25,
-    flip=True,
-    shift=2,
-    preparation=Preparation(mean=0.286, std=0.353),
-    by_hand=False,
-    channels_last=True,
-)
+# Clothes mirrored, and moved by up to two pixels.
+CYCLE = ONE_CYCLE.replace(flip=True, shift=2, preparation=Preparation(mean=0.286, std=0.353))
 
 
 def fashion(name: str, title: str, section: str, network: str, options: dict[str, Any], **settings: Any) -> Recipe:
@@ -96,7 +79,10 @@ RESNET20_FASHION = Recipe(
     dataset="fashion-mnist",
     plans={
         "fast": Plan(CYCLE.replace(epochs=12), {"accuracy": at_least(0.93)}),
-        "best": Plan(CYCLE.replace(epochs=40, erase=0.5, label_smoothing=0.1), {"accuracy": at_least(0.945)}),
+        "best": Plan(
+            CYCLE.replace(epochs=40, erase=0.5, label_smoothing=0.1),
+            {"accuracy": at_least(0.945)},
+        ),
     },
     options={"in_channels": 1},
 )

@@ -64,3 +64,19 @@ SOURCE_LENET5 = Settings(
     preparation=Preparation(size=32, fit="resize"),
     by_hand=False,
 )
+
+# Where batch normalisation bears a high lr: stochastic gradient descent in one cycle (Smith 2018), weights alone
+# decayed, and torch's kernels with channels last, on a CPU the fastest hand for such networks.
+ONE_CYCLE = Settings(
+    epochs=10,
+    batch_size=128,
+    lr=0.2,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=5e-4,
+    decay_all=False,
+    schedule="one-cycle",
+    rise=0.25,
+    by_hand=False,
+    channels_last=True,
+)
