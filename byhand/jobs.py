@@ -26,7 +26,7 @@ from byhand.runs.run import Run
 from byhand.training.batches import num_batches
 from byhand.training.detection import check_detection, detection_loss
 from byhand.training.detection_measures import detections, precision
-from byhand.training.device import device_named
+from byhand.training.device import computes_bfloat16, device_named
 from byhand.training.evaluate import Measured, evaluate
 from byhand.training.fit import Epoch, fit
 from byhand.training.lr_finder import LrSearch, check_range, search_lr
@@ -149,9 +149,7 @@ def _set_up(
         else:
             chosen = own_recipe(network, examples, size, None if given is None else given.state, asked.freeze)
         planned = chosen.plan(plan)
-    resolved = planned.settings.replace(**settings)
-    if device.type != "cpu" and "by_hand" not in settings:
-        resolved = resolved.replace(by_hand=False)  # there the library's hand is the faster one
+    resolved = _resolved(planned.settings, settings, device)
     options = {**chosen.options, **planned.options, **({"dropout": resolved.dropout} if resolved.dropout else {})}
     if resolved.batch_size > len(examples.train_images):
         raise SettingsError(
@@ -199,6 +197,18 @@ def _set_up(
         record["weights"] = {"source": given.source, "sha256": given.sha256, "loaded": str(loaded)}
     _check_fit(state, examples, chosen.network)
     return record, state, examples, loaded
+
+
+def _resolved(planned: Settings, changes: dict[str, Any], device: torch.device) -> Settings:
+    """The settings of a plan with these changes, in the hand and precision that are the fastest on the device.
+
+    What was asked for stays.
+    """
+    if not computes_bfloat16(device):
+        planned = planned.replace(mixed_precision=False)
+    if device.type != "cpu":
+        planned = planned.replace(by_hand=False)
+    return planned.replace(**changes)
 
 
 def start(

@@ -14,6 +14,7 @@ from byhand.data import mixing
 from byhand.data.preparation import Preparation
 from byhand.errors import SettingsError
 from byhand.optim.clipping import clip_gradients
+from byhand.recipes import recipe
 from byhand.training.evaluate import evaluate
 from byhand.training.fit import changed, fit, mixed
 from byhand.training.settings import Settings
@@ -293,6 +294,30 @@ def models_like(state, settings):
 def test_mixed_precision_by_hand_is_refused():
     with pytest.raises(SettingsError, match="mixed_precision=True is of the library's hand; give by_hand=False"):
         PLAIN.replace(mixed_precision=True)
+
+
+@pytest.mark.parametrize(("native", "changes", "expected"), [
+    (True, {}, True),
+    (False, {}, False),
+    (False, {"mixed_precision": True}, True),
+    (True, {"mixed_precision": False}, False),
+    (True, {"by_hand": True}, False),
+])  # fmt: skip
+def test_a_plan_has_mixed_precision_where_the_device_computes_it_and_a_user_everywhere(
+    monkeypatch, native, changes, expected
+):
+    monkeypatch.setattr(jobs, "computes_bfloat16", lambda device: native)
+    planned = recipe("resnet20-cifar10").plan("fast").settings
+    assert planned.mixed_precision
+    assert jobs._resolved(planned, changes, torch.device("cpu")).mixed_precision is expected
+
+
+def test_on_a_gpu_a_plan_by_hand_goes_by_library_unless_asked(monkeypatch):
+    monkeypatch.setattr(jobs, "computes_bfloat16", lambda device: True)
+    planned = recipe("lenet5-mnist").plan("fast").settings
+    assert planned.by_hand
+    assert not jobs._resolved(planned, {}, torch.device("cuda")).by_hand
+    assert jobs._resolved(planned, {"by_hand": True}, torch.device("cuda")).by_hand
 
 
 def test_every_option_reaches_a_run_and_its_record(tmp_path):

@@ -24,7 +24,7 @@ PAPER = Settings(
     by_hand=False,
     channels_last=True,
 )
-FAST = ONE_CYCLE.replace(epochs=14, lr=0.4, flip=True, shift=2, preparation=STANDARD)
+FAST = ONE_CYCLE.replace(epochs=14, lr=0.4, flip=True, shift=2, preparation=STANDARD, mixed_precision=True)
 
 
 def cifar(name: str, title: str, network: str, accuracy: float, dataset: str = "cifar10") -> Recipe:

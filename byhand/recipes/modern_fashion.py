@@ -80,7 +80,7 @@ RESNET20_FASHION = Recipe(
     plans={
         "fast": Plan(CYCLE.replace(epochs=12), {"accuracy": at_least(0.93)}),
         "best": Plan(
-            CYCLE.replace(epochs=40, erase=0.5, label_smoothing=0.1),
+            CYCLE.replace(epochs=40, erase=0.5, label_smoothing=0.1, test_flip=True, mixed_precision=True),
             {"accuracy": at_least(0.945)},
         ),
     },

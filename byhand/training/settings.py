@@ -70,8 +70,8 @@ class Settings:
     ``by_hand``, on a CPU the faster hand for the networks of chapters 3 to 6, or False: torch's layers, loss and
     optimizer; ``accumulate``: each batch goes through the network in so many parts, whose gradients are added, for less
     memory (batch normalisation then sees the parts); ``channels_last``, the order of maps in memory, and
-    ``mixed_precision``, bfloat16 where torch's autocast has it, are of the library's hand alone; ``device`` (auto, cpu,
-    cuda); ``threads`` (0: as torch finds them).
+    ``mixed_precision``, bfloat16 where torch's autocast has it, are of the library's hand alone (of a plan it holds
+    where the device computes bfloat16 itself); ``device`` (auto, cpu, cuda); ``threads`` (0: as torch finds them).
     """
 
     epochs: int
@@ -171,11 +171,16 @@ class Settings:
             raise SettingsError(f"preparation={self.preparation!r} must be a byhand.data.preparation.Preparation")
 
     def replace(self, **changes: Any) -> "Settings":
-        """The settings with some of them changed; raises SettingsError for a name that is not one of them."""
+        """The settings with some of them changed; raises SettingsError for a name that is not one of them.
+
+        Those that go by hand now lose the mixed precision that was there before, unless it is asked for as well.
+        """
         known = {one.name for one in dataclasses.fields(self)}
         for name in changes:
             if name not in known:
                 raise unknown_name("setting", name, known)
+        if changes.get("by_hand"):
+            changes = {"mixed_precision": False, **changes}
         return dataclasses.replace(self, **changes)
 
     def prepared(self, images: "Tensor") -> "Tensor":
