@@ -89,6 +89,25 @@ def test_a_step_by_hand_moves_the_weights_as_one_by_library(scenes):
     assert apart < 1e-3 * largest
 
 
+@pytest.mark.parametrize("network", ["fasterrcnn_small", "maskrcnn_small"])
+def test_a_step_in_bfloat16_gives_nearly_the_losses_and_gradients_of_float32(scenes, network):
+    found = []
+    for mixed in (False, True):
+        state = state_of(settings(mixed_precision=mixed), network)
+        examples = Boxed(state, scenes)
+        state.train()
+        kinds = []
+        state.library.backbone.body.conv1.register_forward_hook(lambda *call, kinds=kinds: kinds.append(call[2].dtype))
+        examples.step(*examples.batch(torch.arange(3)), 0.0)
+        assert kinds == [torch.bfloat16 if mixed else torch.float32]
+        grads = torch.cat([one.grad.flatten() for one in state.trained])
+        assert grads.dtype == torch.float32
+        found.append((state.loss_sum, grads))
+    (loss, grads), (rounded, its_grads) = found
+    assert rounded == pytest.approx(loss, rel=0.02)
+    assert torch.cosine_similarity(grads, its_grads, 0) > 0.95
+
+
 def test_the_background_is_label_zero_for_the_network_alone(scenes):
     objects = scenes.train_objects[0]
     target = target_of(objects, masks=True)

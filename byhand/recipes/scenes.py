@@ -6,7 +6,7 @@ from byhand.training.settings import Settings
 # Scenes are of 96 × 96 pixels; enlarged, the smallest digits are still wider than two cells of the finest map. They are
 # not mirrored, and have their own colours.
 SCENES = Settings(
-    epochs=10,
+    epochs=14,
     batch_size=8,
     lr=1e-3,
     optimizer="adamw",
@@ -16,6 +16,7 @@ SCENES = Settings(
     crop=0.5,
     ema=0.998,
     by_hand=False,
+    mixed_precision=True,
 )
 CELLS = Settings(
     epochs=30,
@@ -30,6 +31,7 @@ CELLS = Settings(
     colour=0.2,
     ema=0.998,
     by_hand=False,
+    mixed_precision=True,
 )
 ENLARGED = {"num_classes": 11, "min_size": 128, "max_size": 128}
 
