@@ -385,4 +385,6 @@ def test_what_does_not_fit_is_refused_in_one_line():
     assert_refused(ShapeError, lambda: model([images[0][:1]], targets[:1]), "1 channels")
     assert_refused(TargetError, lambda: model(images), "no targets")
     batch = ImageBatch(torch.zeros(1, 3, 64, 64), [(64, 64)])
-    assert model.roi_heads.detections(batch, {"0": torch.zeros(1, 32, 8, 8)}, [torch.zeros(0, 4)])[0]["labels"].shape == (0,)
+    assert model.roi_heads.detections(batch, {"0": torch.zeros(1, 32, 8, 8)}, [torch.zeros(0, 4)])[0][
+        "labels"
+    ].shape == (0,)

@@ -13,7 +13,8 @@ class DetectorLayers(nn.Module):
 
     The second stage looks at two boxes of each image, always the same: its upper left quarter, and all but the first
     quarter of both sides. Proposals, sampling and suppression choose boxes and compute no gradient; they are the same
-    code in both hands, and a detector with selective search has no first stage. So ``prove(DetectorLayers(detector), images)`` proves all that ``by_hand`` changes in it.
+    code in both hands. So ``prove(DetectorLayers(detector), images)`` proves all that ``by_hand`` changes in it. Fast
+    R-CNN has no layers in its first stage.
     """
 
     def __init__(self, detector: FasterRCNN | FastRCNN) -> None:
