@@ -30,6 +30,7 @@ from byhand.training.device import computes_bfloat16, device_named
 from byhand.training.evaluate import Measured, evaluate
 from byhand.training.fit import Epoch, fit
 from byhand.training.lr_finder import LrSearch, check_range, search_lr
+from byhand.training.part_times import PartTimes
 from byhand.training.settings import Settings
 from byhand.training.state import State
 from byhand.training.tasks import CLASSIFICATION, DETECTION, REGRESSION
@@ -387,14 +388,16 @@ def reached(result: dict[str, Any], goal: dict[str, Any]) -> bool | None:
 def _measures(model: torch.nn.Module, dataset: AnyDataset, split: str, settings: Settings, task: str) -> dict[str, Any]:
     """What the network gives on a part of its data: loss and accuracy, or of a detector COCO's measures and the loss.
 
-    Of a detector without an image to measure all are None: one's own single image leaves none for the test.
+    Of a detector also the seconds an image that its parts took: ``seconds_proposals``, ``seconds_features``,
+    ``seconds_heads``. Without an image to measure all are None: one's own single image leaves none for the test.
     """
     if isinstance(dataset, DetectionDataset):
         images, objects = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_objects")
         if not len(images):
             return {"loss": None, "AP": None, "AP50": None}
-        found = precision(objects, list(detections(model, images, settings)), dataset.class_names)
-        return {**found.record(), "loss": detection_loss(model, images, objects, settings)}
+        times = PartTimes()
+        found = precision(objects, list(detections(model, images, settings, times)), dataset.class_names)
+        return {**found.record(), **times.record(), "loss": detection_loss(model, images, objects, settings)}
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
     measured = evaluate(model, images, labels, settings, task)
     return {"loss": measured.loss} if task == REGRESSION else {"accuracy": measured.accuracy, "loss": measured.loss}

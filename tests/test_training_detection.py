@@ -426,7 +426,15 @@ def test_the_own_recipe_follows_the_number_and_the_size_of_the_images(scenes):
     assert own_detector("fasterrcnn", cells).plan("fast").settings.flip
 
 
-@pytest.mark.parametrize("name", ["fasterrcnn-scenes", "maskrcnn-scenes"])
+def test_detectors_that_search_see_images_as_they_are_and_mirrored(scenes):
+    chosen = own_detector("fastrcnn", scenes)
+    assert chosen.network == "fastrcnn_small"
+    assert chosen.options == own_detector("fasterrcnn", scenes).options
+    for asked in [*(plan.settings for plan in chosen.plans.values()), recipe("fastrcnn-scenes").plan("fast").settings]:
+        assert (asked.crop, asked.colour, asked.flip) == (0, 0, False)
+
+
+@pytest.mark.parametrize("name", ["fastrcnn-scenes", "fasterrcnn-scenes", "maskrcnn-scenes"])
 def test_the_recipes_of_scenes_train_to_their_end(name, scenes, tmp_path, monkeypatch):
     monkeypatch.setattr("byhand.data.load_detection", lambda name, **options: scenes)
     monkeypatch.setattr("byhand.jobs.models.build", lambda name, **options: models.detector(name).build(**TINY))

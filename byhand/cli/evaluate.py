@@ -64,5 +64,8 @@ def _precision(result: dict[str, Any], where: str) -> None:
     table(("class", *columns), rows, numbers=len(columns))
     if result.get("absent"):
         typer.echo(f"no objects of {', '.join(result['absent'])}: not in the means")
+    parts = {part: result.get(f"seconds_{part}") for part in ("proposals", "features", "heads")}
+    if None not in parts.values():
+        typer.echo(f"seconds an image: {', '.join(f'{part} {value:.4f}' for part, value in parts.items())}")
     if result["loss"] is not None:
         typer.echo(f"loss: {result['loss']:.4f}")

@@ -135,6 +135,8 @@ NETWORKS: tuple[Network, ...] = (
 # Not among NETWORKS, as they take a list of images and give boxes: no logits of one input that a proof could compare.
 # What can be proven is inside: prove(DetectorLayers(detector), images) of detector_layers.py.
 DETECTORS: tuple[Network, ...] = (
+    Network("fastrcnn_small", "fast_rcnn:fastrcnn_small", (3, 240, 320), "Fast R-CNN, small", "Girshick 2015"),
+    Network("fastrcnn_vgg16", "fast_rcnn:fastrcnn_vgg16", (3, 600, 800), "Fast R-CNN, VGG-16", "Girshick 2015"),
     Network(
         "fasterrcnn_small", "faster_rcnn:fasterrcnn_small", (3, 240, 320), "Faster R-CNN, small", "Ren et al. 2015"
     ),
@@ -176,7 +178,9 @@ DETECTORS: tuple[Network, ...] = (
     ),
 )
 
-SHORT = {"fasterrcnn": "fasterrcnn_small", "maskrcnn": "maskrcnn_small"}  # what a detector's plain name means
+# What a detector's plain name means.
+SHORT = {"fastrcnn": "fastrcnn_small", "fasterrcnn": "fasterrcnn_small", "maskrcnn": "maskrcnn_small"}
+SEARCHING = ("fastrcnn",)  # what the names of those begin with whose proposals are searched in every new image
 
 FIRST = NETWORKS[:4]  # of chapters 3 to 6, small enough for anything in seconds
 
@@ -192,6 +196,11 @@ def network(name: str) -> Network:
 def detector(name: str) -> Network | None:
     """The entry of that name in DETECTORS, or of the short one; None where it is none of them."""
     return next((entry for entry in DETECTORS if entry.name == SHORT.get(name, name)), None)
+
+
+def searches(name: str) -> bool:
+    """Whether the detector's proposals come from a search in the image, which only an unchanged one saves."""
+    return name.startswith(SEARCHING)
 
 
 def build(name: str, **options) -> "Module":

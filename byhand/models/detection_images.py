@@ -73,6 +73,13 @@ class DetectionTransform(nn.Module):
                 moved.append(moved_target(targets[i], old, new))
         return self.batched(resized), moved if targets is not None else None
 
+    def check_images(self, images: Sequence[Tensor]) -> None:
+        """None, if there is one or more and a detector can look at each; else a ShapeError."""
+        if not len(images):
+            raise ShapeError("images is an empty list; a detector takes at least one")
+        for i, image in enumerate(images):
+            self.check_image(i, image)
+
     def check_image(self, i: int, image: Tensor) -> None:
         """None, if the image is one that a detector can look at; else a ShapeError that says what to do."""
         channels = len(self.image_mean)
@@ -151,6 +158,13 @@ def moved_target(target: Target, old: Size, new: Size) -> dict[str, Tensor]:
     if "masks" in target:
         moved["masks"] = enlarged(target["masks"].float(), new, mode="nearest")
     return moved
+
+
+def check_classes(num_classes: int) -> None:
+    """None, if there is a class beside the background; else a SettingsError."""
+    check_counts(num_classes=num_classes)
+    if num_classes < 2:
+        raise SettingsError(f"num_classes={num_classes} must be at least 2: the background is class 0")
 
 
 def check_targets(

@@ -1,6 +1,6 @@
 """What detectors look at images with: networks of classification without their heads, under a feature pyramid."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -10,10 +10,13 @@ from byhand.models.frozen_norm import freeze_norms
 from byhand.models.linear import check_counts
 from byhand.models.mobile_v3 import mobilenet_v3_large
 from byhand.models.resnet import BasicBlock, resnet50, stage
+from byhand.models.vgg import initialise_vgg, vgg_features
 
 RESNET = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))  # the stages that learn or stand still
 # The first block, each that halves the map, and the last convolution; with what lies between.
 MOBILENET = tuple(tuple(map(str, range(*ends))) for ends in ((0, 2), (2, 4), (4, 7), (7, 13), (13, 16), (16, 17)))
+
+VGG16 = tuple(tuple(map(str, range(*ends))) for ends in ((0, 5), (5, 10), (10, 17), (17, 24), (24, 30)))
 
 
 def resnet50_pyramid(trainable: int | None, frozen_norm: bool, norm_eps: float) -> Backbone:
@@ -45,19 +48,39 @@ def mobilenet_pyramid(trainable: int | None, frozen_norm: bool) -> Backbone:
 
 def small_pyramid(width: int) -> Backbone:
     """Three blocks of ResNet-18 at strides 4, 8 and 16, the last two under a pyramid of 2 · ``width`` channels."""
+    body = small_body(width, (2, 2, 2), {"layer2": "0", "layer3": "1"})
+    return Backbone(body, FeaturePyramid((4 * width, 8 * width), 2 * width, pool=False), 2 * width)
+
+
+def small_map(width: int) -> Backbone:
+    """The first two of these blocks: a single map of stride 8 and 4 · ``width`` channels."""
+    return Backbone(small_body(width, (2, 2), {"layer2": "0"}), None, 4 * width)
+
+
+def small_body(width: int, strides: Sequence[int], returned: Mapping[str, str]) -> Stages:
+    """A convolution of stride 2 and a block of ResNet-18 for each of ``strides``, each of twice the channels."""
     check_counts(width=width)
     layers: dict[str, nn.Module] = {
         "conv1": nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False),
         "bn1": nn.BatchNorm2d(width),
         "relu": nn.ReLU(),
     }
-    for i in range(1, 4):
-        layers[f"layer{i}"] = stage(BasicBlock, 1, width * 2 ** (i - 1), width * 2**i, 2)
-    body = Stages(layers.items(), {"layer2": "0", "layer3": "1"})
+    for i, stride in enumerate(strides, 1):
+        layers[f"layer{i}"] = stage(BasicBlock, 1, width * 2 ** (i - 1), width * 2**i, stride)
+    body = Stages(layers.items(), returned)
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
-    return Backbone(body, FeaturePyramid((4 * width, 8 * width), 2 * width, pool=False), 2 * width)
+    return body
+
+
+def vgg16_map(trainable: int | None) -> Backbone:
+    """VGG-16's 13 convolutions without the last pooling: a single map of stride 16 and 512 channels."""
+    features = nn.Sequential(*vgg_features(16))
+    initialise_vgg(features)
+    body = Stages(features.named_children(), {"29": "0"})
+    train_only(body, VGG16, trainable, 5)
+    return Backbone(body, None, 512)
 
 
 def train_only(body: Stages, stages: Sequence[Sequence[str]], trainable: int | None, default: int) -> None:

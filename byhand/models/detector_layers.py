@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from byhand.models.fast_rcnn import FastRCNN
 from byhand.models.faster_rcnn import FasterRCNN
 from byhand.models.region_proposal import in_order
 
@@ -12,12 +13,14 @@ class DetectorLayers(nn.Module):
 
     The second stage looks at two boxes of each image, always the same: its upper left quarter, and all but the first
     quarter of both sides. Proposals, sampling and suppression choose boxes and compute no gradient; they are the same
-    code in both hands. So ``prove(DetectorLayers(detector), images)`` proves all that ``by_hand`` changes in it.
+    code in both hands. So ``prove(DetectorLayers(detector), images)`` proves all that ``by_hand`` changes in it. Fast
+    R-CNN has no layers in its first stage.
     """
 
-    def __init__(self, detector: FasterRCNN) -> None:
+    def __init__(self, detector: FasterRCNN | FastRCNN) -> None:
         super().__init__()
-        self.backbone, self.rpn_head, self.roi_heads = detector.backbone, detector.rpn.head, detector.roi_heads
+        self.backbone, self.roi_heads = detector.backbone, detector.roi_heads
+        self.rpn_head = detector.rpn.head if isinstance(detector, FasterRCNN) else None
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         heads, size = self.roi_heads, (int(x.shape[2]), int(x.shape[3]))
@@ -25,14 +28,13 @@ class DetectorLayers(nn.Module):
         corners = [[0, 0, W / 2, H / 2], [W / 4, H / 4, W, H]]
         boxes = [torch.tensor(corners, dtype=x.dtype, device=x.device)] * len(x)
         maps = self.backbone(x)
-        logits, offsets = self.rpn_head(list(maps.values()))
+        found = {}
+        if self.rpn_head is not None:
+            logits, offsets = self.rpn_head(list(maps.values()))
+            found["objectness"] = torch.cat([in_order(level, 1) for level in logits], 1)
+            found["proposal offsets"] = torch.cat([in_order(level, 4) for level in offsets], 1)
         classes, moves = heads.box_predictor(heads.box_head(heads.box_roi_pool(maps, boxes, size)))
-        found = {
-            "objectness": torch.cat([in_order(level, 1) for level in logits], 1),
-            "proposal offsets": torch.cat([in_order(level, 4) for level in offsets], 1),
-            "class logits": classes,
-            "box offsets": moves.reshape(len(moves), -1, 4),
-        }
+        found |= {"class logits": classes, "box offsets": moves.reshape(len(moves), -1, 4)}
         if heads.mask_head is not None:
             found["mask logits"] = heads.mask_logits(maps, boxes, size)
         return found

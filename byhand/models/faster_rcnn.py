@@ -4,25 +4,23 @@ Ren, He, Girshick & Sun, Faster R-CNN (2015); Lin et al., Feature Pyramid Networ
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Generator, Tensor, nn
 
-from byhand.errors import SettingsError, ShapeError
 from byhand.models.detection_images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     DetectionTransform,
     Target,
+    check_classes,
     check_targets,
     size_of,
 )
 from byhand.models.detector_backbones import RESNET, mobilenet_pyramid, resnet50_pyramid, small_pyramid, train_only
 from byhand.models.feature_pyramid import Backbone, Stages
 from byhand.models.frozen_norm import freeze_norms
-from byhand.models.linear import check_counts
-from byhand.models.region_proposal import AnchorGenerator, ProposalRules, RegionProposalNetwork, RPNHead
+from byhand.models.region_proposal import AnchorGenerator, ProposalRules, RegionProposalNetwork, RPNHead, rules_of
 from byhand.models.resnet import resnet50
 from byhand.models.roi_heads import DetectionRules, FastRCNNPredictor, RoIHeads, RoIPooler, TwoMLPHead
 from byhand.models.weights import current_name
@@ -58,6 +56,8 @@ class FasterRCNN(nn.Module):
         NonFiniteLoss: (from the network) offsets or logits with NaN.
     """
 
+    parts: ClassVar[dict[str, str]] = {"proposals": "rpn", "features": "backbone", "heads": "roi_heads"}  # to be timed
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -77,15 +77,8 @@ class FasterRCNN(nn.Module):
         **rules,
     ) -> None:
         super().__init__()
-        check_counts(num_classes=num_classes)
-        if num_classes < 2:
-            raise SettingsError(f"num_classes={num_classes} must be at least 2: the background is class 0")
-        for_proposals = _taken(ProposalRules, "rpn", rules)
-        for_detections = _taken(DetectionRules, "box", rules)
-        if rules:
-            known = [f"rpn_{field.name}" for field in fields(ProposalRules)]
-            known += [f"box_{field.name}" for field in fields(DetectionRules)]
-            raise SettingsError(f"a detector takes no argument {next(iter(rules))!r}; thresholds: {', '.join(known)}")
+        check_classes(num_classes)
+        for_proposals, for_detections = rules_of(rules, rpn=ProposalRules, box=DetectionRules)
         channels: Any = backbone.out_channels
         anchors = rpn_anchor_generator or AnchorGenerator(tuple((2**k,) for k in range(5, 10)), (RATIOS,) * 5)
         pool = box_roi_pool or RoIPooler()
@@ -112,11 +105,8 @@ class FasterRCNN(nn.Module):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None, losses: bool | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        if not len(images):
-            raise ShapeError("images is an empty list; a detector takes at least one")
-        for i, image in enumerate(images):
-            self.transform.check_image(i, image)
         learns = self.training if losses is None else losses
+        self.transform.check_images(images)
         # of targets that are not asked for nothing is read, as in torchvision
         given = (
             check_targets(images, targets, self.num_classes, self.roi_heads.mask_head is not None) if learns else None
@@ -253,9 +243,3 @@ class C4Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.avgpool(self.layer4(x))
-
-
-def _taken(kind, prefix: str, options: dict):
-    """The rules of that kind from the options that bear the prefix, which are gone from them."""
-    names = {f"{prefix}_{field.name}": field.name for field in fields(kind)}
-    return kind(**{names[key]: options.pop(key) for key in list(options) if key in names})

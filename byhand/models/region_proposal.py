@@ -6,6 +6,7 @@ torchvision's ``RegionProposalNetwork``, ``RPNHead`` and ``AnchorGenerator``.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -79,6 +80,22 @@ def check_rules(prefix: str, rules) -> None:
         raise SettingsError(
             f"{prefix}_bg_iou_thresh={rules.bg_iou_thresh} must be at most {prefix}_fg_iou_thresh={rules.fg_iou_thresh}"
         )
+
+
+def rules_of(options: dict[str, Any], **kinds: type) -> list[Any]:
+    """The rules of each kind from the options that bear its prefix; those not given have their defaults.
+
+    Raises SettingsError for an option that is of none of them.
+    """
+    known = {f"{prefix}_{field.name}": (prefix, field.name) for prefix in kinds for field in fields(kinds[prefix])}
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise SettingsError(f"a detector takes no argument {unknown[0]!r}; thresholds: {', '.join(known)}")
+    taken: dict[str, dict[str, Any]] = {prefix: {} for prefix in kinds}
+    for name, value in options.items():
+        prefix, field = known[name]
+        taken[prefix][field] = value
+    return [kind(**taken[prefix]) for prefix, kind in kinds.items()]
 
 
 class RPNHead(nn.Module):

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
+from byhand.errors import SettingsError, ShapeError
 from byhand.models.detection_images import ImageBatch, Size, Target
 from byhand.models.detection_nms import check_finite, nms_by_class
+from byhand.models.linear import check_dropout
 from byhand.models.mask_head import mask_loss
 from byhand.models.region_proposal import BETA, check_rules, exact
-from byhand.ops.assignment import match_boxes, sample_balanced
+from byhand.ops.assignment import BETWEEN_THRESHOLDS, match_boxes, sample_balanced
 from byhand.ops.boxes import box_iou, clip_boxes_to_image, decode_boxes, encode_boxes, remove_small_boxes
 from byhand.ops.pyramid import multiscale_roi_align
+from byhand.ops.roi_pool import roi_pool
 
 SMALLEST = 1e-2  # pixels
 
@@ -27,6 +30,8 @@ class DetectionRules:
 
     A proposal is of its object's class with IoU ≥ ``fg_iou_thresh``, background below ``bg_iou_thresh``, and between
     the two left out; ``batch_size_per_image`` are drawn, those with an object at most the ``positive_fraction``.
+    Fast R-CNN also leaves out what overlaps an object by less than ``bg_iou_least``, 0.1 (section 2.3), so that the
+    background is learned where it is hard; in an image without objects, where all of it is, nothing is left out.
     """
 
     score_thresh: float = 0.05
@@ -36,9 +41,14 @@ class DetectionRules:
     bg_iou_thresh: float = 0.5
     batch_size_per_image: int = 512
     positive_fraction: float = 0.25
+    bg_iou_least: float = 0.0
 
     def __post_init__(self) -> None:
         check_rules("box", self)
+        if self.bg_iou_least > self.bg_iou_thresh:
+            raise SettingsError(
+                f"box_bg_iou_least={self.bg_iou_least} must be at most box_bg_iou_thresh={self.bg_iou_thresh}"
+            )
 
 
 @dataclass(frozen=True)
@@ -62,17 +72,40 @@ class RoIPooler:
         )
 
 
-class TwoMLPHead(nn.Module):
-    """Two linear layers with ReLU, (K, C, size, size) -> (K, representation_size)."""
+@dataclass(frozen=True)
+class RoIMaxPooler:
+    """RoI pooling of a single map, {name: map} and boxes of each image -> (K, C, size, size).
 
-    def __init__(self, in_channels: int, representation_size: int) -> None:
+    Girshick, Fast R-CNN (2015), section 2.1; corners are rounded to whole pixels of the map, which is an exact part of
+    the padded batch.
+    """
+
+    output_size: int = 7
+
+    def __call__(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor], image_size: Size) -> Tensor:
+        if len(features) != 1:
+            names = ", ".join(features)
+            raise ShapeError(f"maps {names} are {len(features)}; RoI pooling looks at one, a pyramid takes RoI align")
+        (x,) = features.values()
+        return roi_pool(x, list(boxes), self.output_size, x.shape[2] / image_size[0])
+
+
+class TwoMLPHead(nn.Module):
+    """Two linear layers with ReLU, (K, C, size, size) -> (K, representation_size); ``dropout`` follows each."""
+
+    def __init__(self, in_channels: int, representation_size: int, dropout: float = 0.0) -> None:
         super().__init__()
+        check_dropout(dropout=dropout)
+        self.dropout = dropout
         self.fc6 = nn.Linear(in_channels, representation_size)
         self.fc7 = nn.Linear(representation_size, representation_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = nn.functional.relu(self.fc6(torch.flatten(x, 1)))
-        return nn.functional.relu(self.fc7(x))
+        for layer in (self.fc6, self.fc7):
+            x = nn.functional.relu(layer(torch.flatten(x, 1)))
+            if self.dropout:
+                x = nn.functional.dropout(x, self.dropout, self.training)
+        return x
 
 
 class FastRCNNPredictor(nn.Module):
@@ -88,6 +121,9 @@ class FastRCNNPredictor(nn.Module):
         return self.cls_score(x), self.bbox_pred(x)
 
 
+Pooler = RoIPooler | RoIMaxPooler
+
+
 @dataclass
 class Sample:
     """Proposals of one image that were drawn for the losses: boxes, the object of each, and its class, 0 for none."""
@@ -100,19 +136,22 @@ class Sample:
 class RoIHeads(nn.Module):
     """Detections of each image, or with targets the losses. Class 0 is the background.
 
+    ``beta``: where the smooth L1 loss of the offsets turns straight.
     ``mask_roi_pool``, ``mask_head`` and ``mask_predictor`` are None in a network without masks.
     """
 
     def __init__(
         self,
-        box_roi_pool: RoIPooler,
+        box_roi_pool: Pooler,
         box_head: nn.Module,
         box_predictor: nn.Module,
         rules: DetectionRules,
         bbox_reg_weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
+        beta: float = BETA,
     ) -> None:
         super().__init__()
         self.box_roi_pool, self.rules, self.bbox_reg_weights = box_roi_pool, rules, tuple(bbox_reg_weights)
+        self.beta = beta
         self.box_head, self.box_predictor = box_head, box_predictor
         self.mask_roi_pool: RoIPooler | None = None
         self.mask_head: nn.Module | None = None
@@ -154,7 +193,10 @@ class RoIHeads(nn.Module):
         for boxes, target in zip(proposals, targets, strict=True):
             objects = target["boxes"].to(boxes.dtype)
             boxes = torch.cat([boxes, objects])
-            matched = match_boxes(box_iou(objects, boxes), rules.fg_iou_thresh, rules.bg_iou_thresh)
+            iou = box_iou(objects, boxes)
+            matched = match_boxes(iou, rules.fg_iou_thresh, rules.bg_iou_thresh)
+            if rules.bg_iou_least and len(objects):
+                matched = torch.where(iou.amax(0) < rules.bg_iou_least, BETWEEN_THRESHOLDS, matched)
             of_object = target["labels"][matched.clamp(min=0)] if len(objects) else matched
             # −1, background, becomes label 0, and −2, neither, label −1
             labels = torch.where(matched >= 0, of_object, matched + 1)
@@ -168,12 +210,13 @@ class RoIHeads(nn.Module):
     ) -> dict[str, Tensor]:
         """Fast R-CNN's equation 1: cross-entropy, its mean, and smooth L1 of the objects' offsets, Σ / drawn.
 
-        A proposal learns the offsets of its own class alone. Without any proposal all are 0.
+        A proposal learns the offsets of its own class alone. Without any proposal all are 0, and so is the gradient.
         """
         labels = torch.cat([sample.labels for sample in samples])
         if not len(labels):
             names = ["loss_classifier", "loss_box_reg", *["loss_mask"] * (self.mask_head is not None)]
-            return {name: next(iter(features.values())).new_zeros(()) for name in names}
+            nothing = next(iter(features.values())).flatten()[:0].sum()
+            return dict.fromkeys(names, nothing)
         logits, offsets = self.classified(images, features, [sample.boxes for sample in samples])
         positive = (labels > 0).nonzero()[:, 0]
         wanted = [
@@ -185,7 +228,7 @@ class RoIHeads(nn.Module):
             for sample, target in zip(samples, targets, strict=True)
         ]
         loss = nn.functional.smooth_l1_loss(
-            offsets[positive, labels[positive]], torch.cat(wanted), beta=BETA, reduction="sum"
+            offsets[positive, labels[positive]], torch.cat(wanted), beta=self.beta, reduction="sum"
         )
         losses = {
             "loss_classifier": nn.functional.cross_entropy(logits, labels),

@@ -95,13 +95,7 @@ def _vgg(
 ) -> ImageSequence:
     check_counts(num_classes=num_classes, in_channels=in_channels)
     check_dropout(dropout=dropout)
-    layers: list[nn.Module] = []
-    channels = in_channels
-    for wanted, convolutions in zip(CHANNELS, CONVOLUTIONS[depth], strict=True):
-        out_channels = scaled(wanted, width)
-        layers += vgg_block(channels, out_channels, convolutions, batch_norm)
-        layers.append(nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=small))
-        channels = out_channels
+    layers, channels = vgg_features(depth, batch_norm, in_channels, small, width), scaled(CHANNELS[-1], width)
     if small:
         layers.pop()  # the global average takes the last pooling's place
         side, classifier = 1, _small_head(channels, num_classes, dropout)
@@ -114,8 +108,21 @@ def _vgg(
         classifier=classifier,
     )
     network = ImageSequence(parts, name=name, in_channels=in_channels, smallest=1 if small else 32)
-    _start(network)
+    initialise_vgg(network)
     return network
+
+
+def vgg_features(
+    depth: int, batch_norm: bool = False, in_channels: int = 3, small: bool = False, width: float = 1.0
+) -> list[nn.Module]:
+    """The five blocks of the network of that depth, each with a pooling at its end, as layers in a row."""
+    layers: list[nn.Module] = []
+    for wanted, convolutions in zip(CHANNELS, CONVOLUTIONS[depth], strict=True):
+        out_channels = scaled(wanted, width)
+        layers += vgg_block(in_channels, out_channels, convolutions, batch_norm)
+        layers.append(nn.MaxPool2d(kernel_size=2, stride=2, ceil_mode=small))
+        in_channels = out_channels
+    return layers
 
 
 def vgg_block(in_channels: int, out_channels: int, convolutions: int, batch_norm: bool) -> list[nn.Module]:
@@ -137,7 +144,8 @@ def _small_head(in_features: int, num_classes: int, dropout: float) -> nn.Sequen
     return nn.Sequential(nn.Dropout(dropout), nn.Linear(in_features, num_classes))
 
 
-def _start(network: nn.Module) -> None:
+def initialise_vgg(network: nn.Module) -> None:
+    """None; convolutions get He et al.'s normal numbers, linear layers N(0, 0.01²), biases 0."""
     # torchvision's: He et al. (2015) keeps the size of the gradients through 16 ReLUs. The paper's own N(0, 0.01²) does
     # not; its authors trained A first and copied its layers into the deeper ones (section 3.1).
     for layer in network.modules():

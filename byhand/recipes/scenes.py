@@ -33,7 +33,20 @@ CELLS = Settings(
     by_hand=False,
     mixed_precision=True,
 )
+# Uncut, so that selective search looks at every scene once.
+SEARCHED = SCENES.replace(crop=0.0)
 ENLARGED = {"num_classes": 11, "min_size": 128, "max_size": 128}
+
+FASTRCNN_SCENES = Recipe(
+    name="fastrcnn-scenes",
+    title="Fast R-CNN",
+    section="7.6",
+    network="fastrcnn_small",
+    dataset="digits-scene",
+    plans={"fast": Plan(SEARCHED, {"AP50": at_least(0.90)})},
+    task="detection",
+    options=ENLARGED,
+)
 
 FASTERRCNN_SCENES = Recipe(
     name="fasterrcnn-scenes",

@@ -9,6 +9,8 @@ from byhand.runs.run import Run
 # What has its own column, and what follows from the recipe or stands in the settings too, explains no difference.
 _OWN_COLUMNS = ("recipe", "name", "plan", "seed", "settings.seed", "by_hand", "settings.by_hand")
 _FOLLOWING = ("preparation", "reported", "goal", "changed", "class_names", "category_ids", "input_shape")
+MEASURES = {"regression": ("max_weight_error",), "detection": ("AP", "AP50")}
+PARTS = ("seconds_proposals", "seconds_features", "seconds_heads")  # of a detector, an image
 
 
 def compare(runs: Iterable["Run | str | os.PathLike[str]"]) -> list[dict[str, Any]]:
@@ -16,9 +18,10 @@ def compare(runs: Iterable["Run | str | os.PathLike[str]"]) -> list[dict[str, An
 
     Keys: name (of the directory), recipe, plan, seed, epochs (done so far), accuracy or max_weight_error, loss,
     seconds, by_hand, reached (the source's result, None where it reports none), finished, and settings: {dotted name:
-    value} of everything else in recipe.json in which not all of these runs agree. A run without
-    result.json has finished False and the numbers of its last epoch, measured while it trained; what nobody has
-    measured is None.
+    value} of everything else in recipe.json in which not all of these runs agree. Detectors have AP and AP50 in the
+    place of an accuracy, and seconds_proposals, seconds_features and seconds_heads: what their parts took an image of
+    the test. A run without result.json has finished False and the numbers of its last epoch, measured while it trained;
+    what nobody has measured is None.
 
     Raises:
         RunError: one of them is not a run, or is damaged.
@@ -38,15 +41,18 @@ def _row(run: Run) -> dict[str, Any]:
     history = run.history()
     numbers = result if result is not None else (history[-1] if history else {})
     planned = recipe.get("settings") or {}
-    measure = {"regression": "max_weight_error", "detection": "AP50"}.get(str(recipe.get("task")), "accuracy")
+    task = str(recipe.get("task"))
+    measures = MEASURES.get(task, ("accuracy",))
+    parts = PARTS if task == "detection" else ()
     return {
         "name": run.name,
         "recipe": recipe.get("recipe") or recipe.get("name"),
         "plan": recipe.get("plan"),
         "seed": recipe.get("seed", planned.get("seed")),
         "epochs": numbers.get("epochs", numbers.get("epoch", 0)),
-        measure: numbers.get(measure),
+        **{measure: numbers.get(measure) for measure in measures},
         "loss": numbers.get("loss"),
+        **{part: numbers.get(part) for part in parts},
         "seconds": numbers.get("seconds") if result is not None else _seconds(history),
         "by_hand": bool(recipe.get("by_hand", planned.get("by_hand", False))),
         "reached": numbers.get("reached"),

@@ -13,6 +13,7 @@ from byhand.ops.average_precision import Detections
 from byhand.ops.coco_precision import CocoPrecision, coco_average_precision
 from byhand.ops.run_length import encode_mask
 from byhand.training.detection import image_input, label_of, measuring
+from byhand.training.part_times import PartTimes, timed
 from byhand.training.settings import Settings
 
 MASK_FROM = 0.5  # a pixel belongs to the object from this probability on
@@ -39,15 +40,20 @@ class Precision:
         return {**found, "classes": classes, "absent": list(self.boxes.absent)}
 
 
-def detections(model: nn.Module, images: Sequence[Tensor] | Tensor, settings: Settings) -> Iterator[Detections]:
+def detections(
+    model: nn.Module, images: Sequence[Tensor] | Tensor, settings: Settings, times: PartTimes | None = None
+) -> Iterator[Detections]:
     """What the detector finds in each uint8 image (C, H, W), in its pixels; labels begin at 0, as the data set's do.
 
-    Images go through the network one by one, so that an answer does not depend on the others.
+    Images go through the network one by one, so that an answer does not depend on the others. ``times`` takes up how
+    long the network's parts are at work.
     """
     device = next(model.parameters()).device
-    with measuring(model, settings) as network:
+    with measuring(model, settings) as network, timed(network, times):
         for i in range(len(images)):
             (found,) = network([image_input(images[i], device)])
+            if times is not None:
+                times.images += 1
             masks = None
             if "masks" in found:
                 masks = [encode_mask(mask[0] >= MASK_FROM) for mask in found["masks"]]
