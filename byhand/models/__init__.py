@@ -133,8 +133,11 @@ NETWORKS: tuple[Network, ...] = (
 
 
 # Not among NETWORKS, as they take a list of images and give boxes: no logits of one input that a proof could compare.
-# What can be proven is inside: prove(DetectorLayers(detector), images) of detector_layers.py.
+# What can be proven is inside: prove(DetectorLayers(detector), images) of detector_layers.py, and of an R-CNN
+# prove(CropLayers(detector), crops).
 DETECTORS: tuple[Network, ...] = (
+    Network("rcnn_small", "rcnn:rcnn_small", (3, 240, 320), "R-CNN, small", "Girshick et al. 2014"),
+    Network("rcnn_alexnet", "rcnn:rcnn_alexnet", (3, 375, 500), "R-CNN, AlexNet", "Girshick et al. 2014"),
     Network(
         "fasterrcnn_small", "faster_rcnn:fasterrcnn_small", (3, 240, 320), "Faster R-CNN, small", "Ren et al. 2015"
     ),
@@ -176,7 +179,8 @@ DETECTORS: tuple[Network, ...] = (
     ),
 )
 
-SHORT = {"fasterrcnn": "fasterrcnn_small", "maskrcnn": "maskrcnn_small"}  # what a detector's plain name means
+# what a detector's plain name means
+SHORT = {"rcnn": "rcnn_small", "fasterrcnn": "fasterrcnn_small", "maskrcnn": "maskrcnn_small"}
 
 FIRST = NETWORKS[:4]  # of chapters 3 to 6, small enough for anything in seconds
 

@@ -31,7 +31,30 @@ CELLS = Settings(
     ema=0.998,
     by_hand=False,
 )
+# An image that changed would have other proposals, so the scenes stay as they are and are searched once.
+WINDOWS = Settings(
+    epochs=6,
+    batch_size=8,
+    lr=2e-3,
+    optimizer="adamw",
+    weight_decay=0.01,
+    clip=10.0,
+    schedule="one-cycle",
+    ema=0.998,
+    by_hand=False,
+)
 ENLARGED = {"num_classes": 11, "min_size": 128, "max_size": 128}
+
+RCNN_SCENES = Recipe(
+    name="rcnn-scenes",
+    title="R-CNN",
+    section="7.6",
+    network="rcnn_small",
+    dataset="digits-scene",
+    plans={"fast": Plan(WINDOWS, {"AP50": at_least(0.80)})},
+    task="detection",
+    options={"num_classes": 11, "min_size": 96, "max_size": 128},
+)
 
 FASTERRCNN_SCENES = Recipe(
     name="fasterrcnn-scenes",
