@@ -64,7 +64,7 @@ class RCNNHeads(nn.Module):
         else:
             scores = nn.functional.softmax(self.logits(features), -1)
             offsets = scores.new_zeros(len(scores), 4 * scores.shape[1])
-        return best_detections(boxes, scores, offsets.reshape(len(boxes), -1, 4), size, self.rules, PLAIN)
+        return best_detections(boxes, scores, offsets.reshape(*scores.shape, 4), size, self.rules, PLAIN)
 
     def logits(self, features: Tensor) -> Tensor:
         """What the softmax is taken of, (K, D) -> (K, num_classes)."""

@@ -218,7 +218,6 @@ class RoIHeads(nn.Module):
             one["masks"] = some
         return found
 
-    @torch.no_grad()
     def best(self, proposals: Tensor, scores: Tensor, offsets: Tensor, size: Size) -> dict[str, Tensor]:
         """The detections of one image."""
         return best_detections(proposals, scores, offsets, size, self.rules, self.bbox_reg_weights)
@@ -242,6 +241,7 @@ def drawn_samples(
     return drawn
 
 
+@torch.no_grad()
 def best_detections(
     proposals: Tensor, scores: Tensor, offsets: Tensor, size: Size, rules: DetectionRules, weights: Sequence[float]
 ) -> dict[str, Tensor]:

@@ -5,8 +5,9 @@
 - ``fast`` sees about 5,000 images in all, in 5 to 40 epochs; ``best`` four times as many, and keeps the running mean of
   the weights.
 - Images are cut at random to at least half their area and change their colours; photographs are also mirrored, digits
-  are not.
-- The small detectors see images at 240 × 320 pixels, or at 4/3 of their size where they are smaller than that.
+  are not. R-CNN sees them as they are: in each changed image its proposals would have to be searched anew.
+- The small detectors see images at 240 × 320 pixels, or at 4/3 of their size where they are smaller than that; R-CNN,
+  which enlarges windows, at their size.
 """
 
 import re
@@ -60,6 +61,7 @@ def own_detector(network: str, dataset: "DetectionDataset", size: int | None = N
     label = re.sub(r"[^\w.-]+", "-", label) or "images"
     check_masks(entry.name, dataset)
     small = entry.name in models.SHORT.values()
+    still = entry.name.startswith("rcnn")
     num_images = len(dataset.train_images)
     settings = Settings(
         epochs=max(5, min(5_000 // num_images, 40)),
@@ -69,9 +71,9 @@ def own_detector(network: str, dataset: "DetectionDataset", size: int | None = N
         weight_decay=0.01,
         clip=10.0,
         schedule="one-cycle",
-        flip=place.kind == "folder",
-        crop=0.5,
-        colour=0.2,
+        flip=place.kind == "folder" and not still,
+        crop=0.0 if still else 0.5,
+        colour=0.0 if still else 0.2,
         by_hand=False,
     )
     best = settings.replace(epochs=max(20, min(20_000 // num_images, 160)), ema=0.999)
@@ -83,7 +85,7 @@ def own_detector(network: str, dataset: "DetectionDataset", size: int | None = N
         dataset=dataset.name,
         plans={"fast": Plan(settings), "best": Plan(best)},
         task="detection",
-        options={"num_classes": dataset.num_classes + 1, **sides(dataset, size, small)},
+        options={"num_classes": dataset.num_classes + 1, **sides(dataset, size, small, not still)},
     )
 
 
@@ -95,11 +97,12 @@ def check_masks(network: str, dataset: "DetectionDataset") -> None:
         )
 
 
-def sides(dataset: "DetectionDataset", size: int | None, small: bool) -> dict[str, Any]:
+def sides(dataset: "DetectionDataset", size: int | None, small: bool, enlarge: bool = True) -> dict[str, Any]:
     """The detector's ``min_size`` and ``max_size``; none where it keeps its own."""
     if size is None:
         if not small:
             return {}
         first = [dataset.train_images[i] for i in range(min(20, len(dataset.train_images)))]
-        size = min(SMALL_SIDE, max(min(image.shape[1:]) for image in first) * 4 // 3)
+        shorter = max(min(image.shape[1:]) for image in first)
+        size = min(SMALL_SIDE, shorter * 4 // 3 if enlarge else shorter)
     return {"min_size": size, "max_size": size * 4 // 3}
