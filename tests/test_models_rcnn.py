@@ -511,14 +511,14 @@ def test_a_run_keeps_the_machines_and_a_resumed_one_the_same_to_the_last_bit(tin
     assert all(torch.equal(again[key], weights[key]) for key in weights)
 
 
-def test_the_own_recipe_leaves_images_as_they_are_and_takes_them_at_their_size(tiny):
+def test_the_own_recipe_cuts_no_image_and_takes_them_at_their_size(tiny):
     scenes = make_digits_scene(0, 2, 1)
     chosen = own_detector("rcnn", scenes)
     assert chosen.network == "rcnn_small"
     assert chosen.options == {"num_classes": 11, "min_size": 96, "max_size": 128}
     settings = chosen.plan("fast").settings
-    assert not (settings.crop or settings.flip or settings.colour)
+    assert (settings.crop, settings.colour, settings.flip) == (0, 0, False)  # digits are not mirrored
     images = [torch.zeros(3, 480, 640, dtype=torch.uint8)] * 20
     cells = DetectionDataset("voc-folder:/a/bccd", images, [make_objects([], [])] * 20, [], [], ("RBC",))
     assert own_detector("rcnn", cells).options["min_size"] == 240
-    assert not own_detector("rcnn", cells).plan("fast").settings.flip
+    assert not own_detector("rcnn", cells).plan("fast").settings.crop

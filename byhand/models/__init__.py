@@ -179,8 +179,9 @@ DETECTORS: tuple[Network, ...] = (
     ),
 )
 
-# what a detector's plain name means
+# What a detector's plain name means.
 SHORT = {"rcnn": "rcnn_small", "fasterrcnn": "fasterrcnn_small", "maskrcnn": "maskrcnn_small"}
+SEARCHING = ("rcnn",)  # what the names of those begin with whose proposals are searched in every new image
 
 FIRST = NETWORKS[:4]  # of chapters 3 to 6, small enough for anything in seconds
 
@@ -196,6 +197,11 @@ def network(name: str) -> Network:
 def detector(name: str) -> Network | None:
     """The entry of that name in DETECTORS, or of the short one; None where it is none of them."""
     return next((entry for entry in DETECTORS if entry.name == SHORT.get(name, name)), None)
+
+
+def searches(name: str) -> bool:
+    """Whether the detector's proposals come from a search in the image, which only an unchanged one saves."""
+    return name.startswith(SEARCHING)
 
 
 def build(name: str, **options) -> "Module":

@@ -80,8 +80,8 @@ class FasterRCNN(nn.Module):
         check_counts(num_classes=num_classes)
         if num_classes < 2:
             raise SettingsError(f"num_classes={num_classes} must be at least 2: the background is class 0")
-        for_proposals = taken(ProposalRules, "rpn", rules)
-        for_detections = taken(DetectionRules, "box", rules)
+        for_proposals = _taken(ProposalRules, "rpn", rules)
+        for_detections = _taken(DetectionRules, "box", rules)
         if rules:
             known = [f"rpn_{field.name}" for field in fields(ProposalRules)]
             known += [f"box_{field.name}" for field in fields(DetectionRules)]
@@ -255,7 +255,7 @@ class C4Head(nn.Module):
         return self.avgpool(self.layer4(x))
 
 
-def taken(kind, prefix: str, options: dict):
+def _taken(kind, prefix: str, options: dict):
     """The rules of that kind from the options that bear the prefix, which are gone from them."""
     names = {f"{prefix}_{field.name}": field.name for field in fields(kind)}
     return kind(**{names[key]: options.pop(key) for key in list(options) if key in names})

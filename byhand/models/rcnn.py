@@ -5,7 +5,8 @@ Girshick, Donahue, Darrell & Malik, Rich feature hierarchies for accurate object
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import fields
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,7 +23,6 @@ from byhand.models.detection_images import (
     moved_target,
     size_of,
 )
-from byhand.models.faster_rcnn import taken
 from byhand.models.linear import check_counts
 from byhand.models.proposals import SelectiveSearch
 from byhand.models.rcnn_completion import fit_machines
@@ -37,9 +37,9 @@ ROUNDS = 1  # through the images in search of hard negatives, as in the authors'
 
 
 class CropNetwork(nn.Module):
-    """Features of crops, (K, 3, size, size) -> the pooled maps (K, P), "pool5", and the last hidden layer (K, D), "fc7".
+    """Features of crops, (K, 3, size, size) -> the pooled maps (K, P) and the last hidden layer (K, D).
 
-    ``body`` ends in maps, ``top`` takes them flattened.
+    AlexNet's pool5 and fc7. ``body`` ends in maps, ``top`` takes them flattened.
     """
 
     def __init__(self, body: nn.Module, top: nn.Module, num_pooled: int, num_features: int) -> None:
@@ -98,6 +98,12 @@ class RCNN(nn.Module):
         NonFiniteLoss: (from the network) logits, margins or offsets with NaN.
     """
 
+    parts: ClassVar[dict[str, str]] = {
+        "proposals": "proposals",
+        "features": "features",
+        "heads": "roi_heads",
+    }  # to be timed
+
     def __init__(
         self,
         cnn: CropNetwork,
@@ -120,17 +126,17 @@ class RCNN(nn.Module):
         around = round(CONTEXT * size) if context is None else context
         if not 0 <= 2 * around < size:
             raise SettingsError(f"context={around} on both sides must leave at least one pixel of size={size}")
-        few: dict[str, Any] = {"box_nms_thresh": 0.3, "box_batch_size_per_image": 32}
-        chosen = few | rules
-        for_detections = taken(DetectionRules, "box", chosen)
-        if chosen:
-            raise SettingsError(f"R-CNN takes no argument {next(iter(chosen))!r}; thresholds are box_score_thresh, ...")
+        names = {f"box_{field.name}": field.name for field in fields(DetectionRules)}
+        unknown = [name for name in rules if name not in names]
+        if unknown:
+            raise SettingsError(f"R-CNN takes no argument {unknown[0]!r}; thresholds: {', '.join(names)}")
+        few: dict[str, Any] = {"nms_thresh": 0.3, "batch_size_per_image": 32}
+        for_detections = DetectionRules(**few | {names[name]: value for name, value in rules.items()})
         self.generator = generator
         self.transform = DetectionTransform(min_size, max_size, image_mean, image_std)
         self.proposals = SelectiveSearch() if proposals is None else proposals
         self.features = WindowFeatures(cnn, size, around)
         self.roi_heads = RCNNHeads(cnn.num_pooled, cnn.num_features, num_classes, for_detections)
-        self.parts = {"proposals": "proposals", "features": "features", "heads": "roi_heads"}
 
     @property
     def num_classes(self) -> int:

@@ -96,9 +96,7 @@ class HardNegatives:
         self.weight = torch.from_numpy(machine.coef_[0]).to(self.positive.dtype)
         self.bias = torch.tensor(machine.intercept_[0], dtype=self.positive.dtype)
         stays = (self.margins(negative) >= EASY).tolist()
-        self.negative = {
-            number: x for (number, x), keep in zip(self.negative.items(), stays, strict=True) if keep
-        }
+        self.negative = {number: x for (number, x), keep in zip(self.negative.items(), stays, strict=True) if keep}
         self.new = 0
 
 

@@ -18,9 +18,9 @@ def warp_boxes(image: Tensor, boxes: Tensor, size: int, context: int = 0, fill: 
     place of its middle, without smoothing where the image shrinks, as in the authors' code. Samples beyond the edge of
     the image are ``fill``: the mean pixel, which is 0 once it was subtracted.
 
-    So a crop is RoI align (aligned, one sample a bin) of the image itself over the enlarged box, but for the edge, where
-    RoI align goes on with the last pixel for one pixel more. Rows are mixed first and columns then: two samples each.
-    Neither image nor boxes get a gradient.
+    So a crop is RoI align (aligned, one sample a bin) of the image itself over the enlarged box, but for the edge,
+    where RoI align goes on with the last pixel for one pixel more. Rows are mixed first and columns then: two samples
+    each. Neither image nor boxes get a gradient.
 
     Raises ShapeError for other shapes or boxes that are not finite, SettingsError for a context that leaves no pixel.
     """

@@ -5,9 +5,10 @@
 - ``fast`` sees about 5,000 images in all, in 5 to 40 epochs; ``best`` four times as many, and keeps the running mean of
   the weights.
 - Images are cut at random to at least half their area and change their colours; photographs are also mirrored, digits
-  are not. R-CNN sees them as they are: in each changed image its proposals would have to be searched anew.
+  are not. Detectors that search an image for proposals see it uncut and in its own colours, so that each is searched
+  once (and once mirrored), not in every epoch.
 - The small detectors see images at 240 × 320 pixels, or at 4/3 of their size where they are smaller than that; R-CNN,
-  which enlarges windows, at their size.
+  which enlarges windows, at their own size.
 """
 
 import re
@@ -61,7 +62,7 @@ def own_detector(network: str, dataset: "DetectionDataset", size: int | None = N
     label = re.sub(r"[^\w.-]+", "-", label) or "images"
     check_masks(entry.name, dataset)
     small = entry.name in models.SHORT.values()
-    still = entry.name.startswith("rcnn")
+    changes: dict[str, Any] = {} if models.searches(entry.name) else {"crop": 0.5, "colour": 0.2}
     num_images = len(dataset.train_images)
     settings = Settings(
         epochs=max(5, min(5_000 // num_images, 40)),
@@ -71,10 +72,9 @@ def own_detector(network: str, dataset: "DetectionDataset", size: int | None = N
         weight_decay=0.01,
         clip=10.0,
         schedule="one-cycle",
-        flip=place.kind == "folder" and not still,
-        crop=0.0 if still else 0.5,
-        colour=0.0 if still else 0.2,
+        flip=place.kind == "folder",
         by_hand=False,
+        **changes,
     )
     best = settings.replace(epochs=max(20, min(20_000 // num_images, 160)), ema=0.999)
     return Recipe(
@@ -85,7 +85,10 @@ def own_detector(network: str, dataset: "DetectionDataset", size: int | None = N
         dataset=dataset.name,
         plans={"fast": Plan(settings), "best": Plan(best)},
         task="detection",
-        options={"num_classes": dataset.num_classes + 1, **sides(dataset, size, small, not still)},
+        options={
+            "num_classes": dataset.num_classes + 1,
+            **sides(dataset, size, small, not entry.name.startswith("rcnn")),
+        },
     )
 
 

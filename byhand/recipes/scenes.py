@@ -40,7 +40,6 @@ WINDOWS = Settings(
     weight_decay=0.01,
     clip=10.0,
     schedule="one-cycle",
-    ema=0.998,
     by_hand=False,
 )
 ENLARGED = {"num_classes": 11, "min_size": 128, "max_size": 128}
