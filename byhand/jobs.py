@@ -3,6 +3,7 @@
 import copy
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from byhand.runs.environment import environment
 from byhand.runs.picture import read_as_in
 from byhand.runs.run import Run
 from byhand.training.batches import num_batches
-from byhand.training.detection import check_detection, detection_loss
+from byhand.training.detection import check_detection, complete, detection_loss
 from byhand.training.detection_measures import detections, precision
 from byhand.training.device import computes_bfloat16, device_named
 from byhand.training.evaluate import Measured, evaluate
@@ -93,6 +94,8 @@ class Training:
     def finish(self) -> dict[str, Any]:
         """Measure the final weights once, write them and result.json; the result.
 
+        A network that learns something after the last epoch (``training.detection.complete``) does so before.
+
         Raises RunError while epochs are left.
         """
         if self.interrupted:
@@ -101,6 +104,10 @@ class Training:
             )
         self.state.take_best()
         settings, kept = self.state.settings, self.state.kept
+        if isinstance(self.data, DetectionDataset):
+            started = time.perf_counter()
+            complete(kept, self.data, settings)
+            self.seconds += time.perf_counter() - started
         self.run.save_weights(kept.state_dict())
         result = _result(self.run, _measures(kept, self.data, "test", settings, self.task), settings, self.seconds)
         last = self.run.history()[-1]

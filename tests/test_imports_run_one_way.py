@@ -83,7 +83,7 @@ def test_no_part_can_reach_itself_again():
 
 # What torch has no layer for; all else in models is written with torch, and by_hand changes it.
 DETECTION = {f"byhand.ops.{name}" for name in ("anchors", "assignment", "boxes", "masks", "pyramid", "roi_align")}
-DETECTION |= {"byhand.ops.suppression", "byhand.ops.roi_pool", "byhand.ops.selective_search"}
+DETECTION |= {"byhand.ops.suppression", "byhand.ops.roi_pool", "byhand.ops.selective_search", "byhand.ops.warping"}
 
 
 def test_networks_are_written_with_torch_and_errors_and_the_operations_of_detection_only():

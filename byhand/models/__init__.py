@@ -133,8 +133,11 @@ NETWORKS: tuple[Network, ...] = (
 
 
 # Not among NETWORKS, as they take a list of images and give boxes: no logits of one input that a proof could compare.
-# What can be proven is inside: prove(DetectorLayers(detector), images) of detector_layers.py.
+# What can be proven is inside: prove(DetectorLayers(detector), images) of detector_layers.py, and of an R-CNN
+# prove(CropLayers(detector), crops).
 DETECTORS: tuple[Network, ...] = (
+    Network("rcnn_small", "rcnn:rcnn_small", (3, 240, 320), "R-CNN, small", "Girshick et al. 2014"),
+    Network("rcnn_alexnet", "rcnn:rcnn_alexnet", (3, 375, 500), "R-CNN, AlexNet", "Girshick et al. 2014"),
     Network("fastrcnn_small", "fast_rcnn:fastrcnn_small", (3, 240, 320), "Fast R-CNN, small", "Girshick 2015"),
     Network("fastrcnn_vgg16", "fast_rcnn:fastrcnn_vgg16", (3, 600, 800), "Fast R-CNN, VGG-16", "Girshick 2015"),
     Network(
@@ -179,8 +182,13 @@ DETECTORS: tuple[Network, ...] = (
 )
 
 # What a detector's plain name means.
-SHORT = {"fastrcnn": "fastrcnn_small", "fasterrcnn": "fasterrcnn_small", "maskrcnn": "maskrcnn_small"}
-SEARCHING = ("fastrcnn",)  # what the names of those begin with whose proposals are searched in every new image
+SHORT = {
+    "rcnn": "rcnn_small",
+    "fastrcnn": "fastrcnn_small",
+    "fasterrcnn": "fasterrcnn_small",
+    "maskrcnn": "maskrcnn_small",
+}
+SEARCHING = ("rcnn", "fastrcnn")  # what the names of those begin with whose proposals are searched in every new image
 
 FIRST = NETWORKS[:4]  # of chapters 3 to 6, small enough for anything in seconds
 

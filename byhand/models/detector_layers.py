@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from byhand.models.fast_rcnn import FastRCNN
 from byhand.models.faster_rcnn import FasterRCNN
+from byhand.models.rcnn import RCNN
 from byhand.models.region_proposal import in_order
 
 
@@ -38,3 +39,18 @@ class DetectorLayers(nn.Module):
         if heads.mask_head is not None:
             found["mask logits"] = heads.mask_logits(maps, boxes, size)
         return found
+
+
+class CropLayers(nn.Module):
+    """What every layer of an R-CNN that learns by steps gives for crops (K, 3, size, size) -> tensors by name.
+
+    Machines and regression are products of a matrix, fitted by scikit-learn for both hands.
+    """
+
+    def __init__(self, detector: RCNN) -> None:
+        super().__init__()
+        self.cnn, self.cls_score = detector.features.cnn, detector.roi_heads.cls_score
+
+    def forward(self, crops: Tensor) -> dict[str, Tensor]:
+        pooled, features = self.cnn(crops)
+        return {"pooled maps": pooled, "features": features, "class logits": self.cls_score(features)}

@@ -189,21 +189,7 @@ class RoIHeads(nn.Module):
 
     def samples(self, proposals: list[Tensor], targets: Sequence[Target], generator: Generator) -> list[Sample]:
         """Of each image the drawn proposals, in order; the objects themselves are proposals too, the last ones."""
-        rules, drawn = self.rules, []
-        for boxes, target in zip(proposals, targets, strict=True):
-            objects = target["boxes"].to(boxes.dtype)
-            boxes = torch.cat([boxes, objects])
-            iou = box_iou(objects, boxes)
-            matched = match_boxes(iou, rules.fg_iou_thresh, rules.bg_iou_thresh)
-            if rules.bg_iou_least and len(objects):
-                matched = torch.where(iou.amax(0) < rules.bg_iou_least, BETWEEN_THRESHOLDS, matched)
-            of_object = target["labels"][matched.clamp(min=0)] if len(objects) else matched
-            # −1, background, becomes label 0, and −2, neither, label −1
-            labels = torch.where(matched >= 0, of_object, matched + 1)
-            positive, negative = sample_balanced(labels, rules.batch_size_per_image, rules.positive_fraction, generator)
-            some = torch.cat([positive, negative]).sort()[0]
-            drawn.append(Sample(boxes[some], matched[some].clamp(min=0), labels[some]))
-        return drawn
+        return drawn_samples(proposals, targets, self.rules, generator)
 
     def losses(
         self, images: ImageBatch, features: Mapping[str, Tensor], samples: list[Sample], targets: Sequence[Target]
@@ -272,16 +258,43 @@ class RoIHeads(nn.Module):
             one["masks"] = some
         return found
 
-    @torch.no_grad()
     def best(self, proposals: Tensor, scores: Tensor, offsets: Tensor, size: Size) -> dict[str, Tensor]:
         """The detections of one image."""
-        rules = self.rules
-        row, column = (scores[:, 1:] > rules.score_thresh).nonzero().unbind(1)
-        labels = column + 1
-        chances = scores[row, labels]
-        boxes = decode_boxes(offsets[row, labels], proposals[row], self.bbox_reg_weights)
-        boxes = clip_boxes_to_image(boxes, size)
-        keep = remove_small_boxes(boxes, SMALLEST)
-        stays = nms_by_class(boxes[keep], chances[keep], labels[keep], rules.nms_thresh)[: rules.detections_per_img]
-        keep = keep[stays]
-        return {"boxes": boxes[keep], "labels": labels[keep], "scores": chances[keep]}
+        return best_detections(proposals, scores, offsets, size, self.rules, self.bbox_reg_weights)
+
+
+def drawn_samples(
+    proposals: Sequence[Tensor], targets: Sequence[Target], rules: DetectionRules, generator: Generator
+) -> list[Sample]:
+    """Of each image the proposals drawn for the losses, in order; the objects are proposals too, the last ones."""
+    drawn = []
+    for boxes, target in zip(proposals, targets, strict=True):
+        objects = target["boxes"].to(boxes.dtype)
+        boxes = torch.cat([boxes, objects])
+        iou = box_iou(objects, boxes)
+        matched = match_boxes(iou, rules.fg_iou_thresh, rules.bg_iou_thresh)
+        if rules.bg_iou_least and len(objects):
+            matched = torch.where(iou.amax(0) < rules.bg_iou_least, BETWEEN_THRESHOLDS, matched)
+        of_object = target["labels"][matched.clamp(min=0)] if len(objects) else matched
+        # −1, background, becomes label 0, and −2, neither, label −1
+        labels = torch.where(matched >= 0, of_object, matched + 1)
+        positive, negative = sample_balanced(labels, rules.batch_size_per_image, rules.positive_fraction, generator)
+        some = torch.cat([positive, negative]).sort()[0]
+        drawn.append(Sample(boxes[some], matched[some].clamp(min=0), labels[some]))
+    return drawn
+
+
+@torch.no_grad()
+def best_detections(
+    proposals: Tensor, scores: Tensor, offsets: Tensor, size: Size, rules: DetectionRules, weights: Sequence[float]
+) -> dict[str, Tensor]:
+    """The detections of one image, of (N, 4), (N, classes) and (N, classes, 4): ``boxes``, ``labels``, ``scores``."""
+    row, column = (scores[:, 1:] > rules.score_thresh).nonzero().unbind(1)
+    labels = column + 1
+    chances = scores[row, labels]
+    boxes = decode_boxes(offsets[row, labels], proposals[row], weights)
+    boxes = clip_boxes_to_image(boxes, size)
+    keep = remove_small_boxes(boxes, SMALLEST)
+    stays = nms_by_class(boxes[keep], chances[keep], labels[keep], rules.nms_thresh)[: rules.detections_per_img]
+    keep = keep[stays]
+    return {"boxes": boxes[keep], "labels": labels[keep], "scores": chances[keep]}

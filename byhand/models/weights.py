@@ -26,7 +26,8 @@ _OLD_DETECTORS = (
 _OLD_MASK_HEAD = re.compile(r"(.*mask_head)\.mask_fcn(\d+)\.(weight|bias)")
 
 _OF_CLASSES = re.compile(
-    r"roi_heads\.(?:box_predictor\.(?:cls_score|bbox_pred)|mask_predictor\.mask_fcn_logits)\.weight"
+    r"roi_heads\.(?:box_predictor\.(?:cls_score|bbox_pred)|mask_predictor\.mask_fcn_logits|cls_score|svm|regression)"
+    r"\.weight"
 )
 
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put these before every name

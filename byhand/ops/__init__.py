@@ -44,6 +44,7 @@ from byhand.ops.stochastic_depth import stochastic_depth
 from byhand.ops.suppression import batched_nms, nms, soft_nms
 from byhand.ops.transposed import conv_transpose2d
 from byhand.ops.voc_precision import VocPrecision, voc_average_precision
+from byhand.ops.warping import warp_boxes
 
 __all__ = [
     "CocoPrecision",
@@ -127,4 +128,5 @@ __all__ = [
     "tanh",
     "upsample_nearest",
     "voc_average_precision",
+    "warp_boxes",
 ]

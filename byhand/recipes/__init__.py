@@ -13,7 +13,7 @@ from byhand.recipes.fashion_mnist import (
 from byhand.recipes.mnist import LENET5_MNIST, RESNET20_MNIST
 from byhand.recipes.modern_fashion import MODERN_FASHION
 from byhand.recipes.recipe import Plan, Recipe
-from byhand.recipes.scenes import FASTERRCNN_BCCD, FASTERRCNN_SCENES, FASTRCNN_SCENES, MASKRCNN_SCENES
+from byhand.recipes.scenes import FASTERRCNN_BCCD, FASTERRCNN_SCENES, FASTRCNN_SCENES, MASKRCNN_SCENES, RCNN_SCENES
 from byhand.recipes.synthetic_linear import LINEAR_REGRESSION
 
 __all__ = ["DEFAULT", "RECIPES", "Plan", "Recipe", "recipe"]
@@ -32,6 +32,7 @@ RECIPES = (
     RESNET20_CIFAR10,
     RESNET20_CIFAR10_BATCH5,
     RESNET56_CIFAR10,
+    RCNN_SCENES,
     FASTRCNN_SCENES,
     FASTERRCNN_SCENES,
     MASKRCNN_SCENES,

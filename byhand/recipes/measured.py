@@ -1,4 +1,4 @@
-"""What an epoch of each plan was measured to take on two cores of a CPU at most, in seconds; `results/` has the runs."""
+"""What an epoch of each plan was measured to take, in seconds on at most two cores; `results/` has the runs."""
 
 EPOCH_SECONDS = {
     ("linear-regression", "book"): 0.03,

@@ -7,7 +7,8 @@
 - Images are cut at random to at least half their area and change their colours; photographs are also mirrored, digits
   are not. Detectors that search an image for proposals see it uncut and in its own colours, so that each is searched
   once (and once mirrored), not in every epoch.
-- The small detectors see images at 240 × 320 pixels, or at 4/3 of their size where they are smaller than that.
+- The small detectors see images at 240 × 320 pixels, or at 4/3 of their size where they are smaller than that; R-CNN,
+  which enlarges windows, at their own size.
 """
 
 import re
@@ -61,7 +62,7 @@ def own_detector(network: str, dataset: "DetectionDataset", size: int | None = N
     label = re.sub(r"[^\w.-]+", "-", label) or "images"
     check_masks(entry.name, dataset)
     small = entry.name in models.SHORT.values()
-    changes = {} if models.searches(entry.name) else {"crop": 0.5, "colour": 0.2}
+    changes: dict[str, Any] = {} if models.searches(entry.name) else {"crop": 0.5, "colour": 0.2}
     num_images = len(dataset.train_images)
     settings = Settings(
         epochs=max(5, min(5_000 // num_images, 40)),
@@ -84,7 +85,10 @@ def own_detector(network: str, dataset: "DetectionDataset", size: int | None = N
         dataset=dataset.name,
         plans={"fast": Plan(settings), "best": Plan(best)},
         task="detection",
-        options={"num_classes": dataset.num_classes + 1, **sides(dataset, size, small)},
+        options={
+            "num_classes": dataset.num_classes + 1,
+            **sides(dataset, size, small, not entry.name.startswith("rcnn")),
+        },
     )
 
 
@@ -96,11 +100,12 @@ def check_masks(network: str, dataset: "DetectionDataset") -> None:
         )
 
 
-def sides(dataset: "DetectionDataset", size: int | None, small: bool) -> dict[str, Any]:
+def sides(dataset: "DetectionDataset", size: int | None, small: bool, enlarge: bool = True) -> dict[str, Any]:
     """The detector's ``min_size`` and ``max_size``; none where it keeps its own."""
     if size is None:
         if not small:
             return {}
         first = [dataset.train_images[i] for i in range(min(20, len(dataset.train_images)))]
-        size = min(SMALL_SIDE, max(min(image.shape[1:]) for image in first) * 4 // 3)
+        shorter = max(min(image.shape[1:]) for image in first)
+        size = min(SMALL_SIDE, shorter * 4 // 3 if enlarge else shorter)
     return {"min_size": size, "max_size": size * 4 // 3}

@@ -33,9 +33,31 @@ CELLS = Settings(
     by_hand=False,
     mixed_precision=True,
 )
-# Uncut, so that selective search looks at every scene once.
+# Scenes that changed would have other proposals: uncut, each is searched once.
 SEARCHED = SCENES.replace(crop=0.0)
+WINDOWS = Settings(
+    epochs=6,
+    batch_size=8,
+    lr=2e-3,
+    optimizer="adamw",
+    weight_decay=0.01,
+    clip=10.0,
+    schedule="one-cycle",
+    by_hand=False,
+    mixed_precision=True,
+)
 ENLARGED = {"num_classes": 11, "min_size": 128, "max_size": 128}
+
+RCNN_SCENES = Recipe(
+    name="rcnn-scenes",
+    title="R-CNN",
+    section="7.6",
+    network="rcnn_small",
+    dataset="digits-scene",
+    plans={"fast": Plan(WINDOWS, {"AP50": at_least(0.80)})},
+    task="detection",
+    options={"num_classes": 11, "min_size": 96, "max_size": 128},
+)
 
 FASTRCNN_SCENES = Recipe(
     name="fastrcnn-scenes",

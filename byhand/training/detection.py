@@ -1,5 +1,6 @@
 """Detection as ``fit`` sees it: images with their objects in batches, the step on a detector's losses, validation."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from byhand.data.detection import DetectionDataset, Objects
+from byhand.data.detection import DetectionDataset, Lazy, Objects
 from byhand.data.detection_changes import DetectionChanges
 from byhand.errors import NonFiniteLoss, SettingsError
 from byhand.nn import by_hand
@@ -180,3 +181,23 @@ def detection_loss(
             losses = network([image_input(images[i], device)], [target], losses=True)
             total += sum(float(loss) for loss in losses.values())
     return total / len(images)
+
+
+def complete(model: nn.Module, data: DetectionDataset, settings: Settings) -> None:
+    """Nothing; a network with a method ``complete`` learns from all training images what no step can teach it.
+
+    It is given images and targets as in training, but as they are, unchanged, and says which classes it learned nothing
+    of; a warning then names them.
+    """
+    network: Any = model
+    if not hasattr(network, "complete"):
+        return
+    device, masks = next(model.parameters()).device, takes_masks(model)
+    places = range(len(data.train_images))
+    images = Lazy(places, lambda i: image_input(data.train_images[i], device))
+    targets = Lazy(places, lambda i: target_of(data.train_objects[i], masks, device))
+    with measuring(model, settings) as chosen:
+        absent = chosen.complete(images, targets)
+    if absent:
+        names = ", ".join(data.class_names[label - 1] for label in absent)
+        warnings.warn(f"the training images show nothing to learn of {names}; it will never be found", stacklevel=2)
