@@ -201,6 +201,8 @@ def test_the_remaining_operations_are_nothing_but_arithmetic():
         lambda: byhand.ops.l2_penalty(leaf(3, 4)),
         lambda: layer(leaf(3, 4)),
         lambda: byhand.ops.conv2d(leaf(1, 5, 5), leaf(2, 1, 3, 3)),
+        lambda: byhand.ops.conv2d(leaf(2, 12, 5, 5), leaf(12, 12, 3, 3), leaf(12), 2, 1),
+        lambda: byhand.ops.conv2d(leaf(16, 12, 5, 5), leaf(12, 12, 3, 3), leaf(12), 2, 1),
         lambda: byhand.ops.pad2d(leaf(1, 3, 3), 1, 1, 1, 1, "circular"),
         lambda: byhand.ops.least_squares(leaf(5, 2), leaf(5)),
         lambda: byhand.ops.relu6(leaf(3, 4)),

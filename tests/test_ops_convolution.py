@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from byhand import ops
 from byhand.errors import SettingsError, ShapeError
 from byhand.nn import functional
-from byhand.ops import rows, strips
+from byhand.ops import rows, shifts, strips
 from byhand.ops.layout import batch_innermost
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -332,8 +332,10 @@ def test_convolution_by_rows_agrees_with_torch(
     )
 
 
+@pytest.mark.parametrize("way", [strips, shifts])
 @drawn
 @given(
+    block=st.sampled_from([1, 400, 1 << 20]),  # one row or image at a time, a few, or all
     kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     places=st.tuples(st.integers(1, 5), st.integers(1, 8)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
@@ -346,8 +348,8 @@ def test_convolution_by_rows_agrees_with_torch(
     dtype=dtypes,
     layout=layouts,
 )
-def test_convolution_by_strips_agrees_with_torch(
-    kernel, places, stride, dilation, rest, padding, channels, outputs, bias, dtype, layout
+def test_convolution_by_strips_and_by_shifts_agrees_with_torch(
+    way, block, kernel, places, stride, dilation, rest, padding, channels, outputs, bias, dtype, layout
 ):
     height, width = (
         max(1, d * (k - 1) + 1 + s * (n - 1) + more - 2 * p)
@@ -357,20 +359,23 @@ def test_convolution_by_strips_agrees_with_torch(
     weight = random(outputs, channels, *kernel, dtype=dtype, seed=1)
     b = random(outputs, dtype=dtype, seed=2) if bias else None
     sides = (padding[1], padding[1], padding[0], padding[0])
-    assert_agree(
-        lambda x, weight, b: strips.conv2d(x, weight, b, stride, sides, dilation),
-        lambda x, weight, b: F.conv2d(x, weight, b, stride, padding, dilation),
-        x,
-        weight,
-        b,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(way, "BLOCK", block)
+        assert_agree(
+            lambda x, weight, b: way.conv2d(x, weight, b, stride, sides, dilation),
+            lambda x, weight, b: F.conv2d(x, weight, b, stride, padding, dilation),
+            x,
+            weight,
+            b,
+        )
 
 
+@pytest.mark.parametrize("way", [strips, shifts])
 @pytest.mark.parametrize("sides", [(1, 0, 2, 0), (0, 3, 0, 1)])
-def test_strips_take_other_zeros_on_each_side(sides):
+def test_strips_and_shifts_take_other_zeros_on_each_side(way, sides):
     x, weight = random(3, 4, 6, 7), random(5, 4, 3, 3, seed=1)
     assert_agree(
-        lambda x, weight: strips.conv2d(x, weight, None, (1, 1), sides, (1, 1)),
+        lambda x, weight: way.conv2d(x, weight, None, (1, 1), sides, (1, 1)),
         lambda x, weight: F.conv2d(F.pad(x, sides), weight),
         x,
         weight,
@@ -393,16 +398,19 @@ def test_rows_are_cut_to_the_shapes(channels, outputs, width, stride, tile, dept
     assert (plan.tile, plan.depth) == (tile, depth)
 
 
-def test_batches_go_by_strips_or_rows_and_all_else_by_columns():
-    def way(batch=16, channels=2, groups=1, kernel=3):
-        x = random(batch, channels, 8, 8).requires_grad_()
-        y = ops.conv2d(x, random(4, channels // groups, kernel, kernel), groups=groups)
+def test_each_convolution_goes_the_way_of_its_shape_and_layout():
+    def way(batch=16, channels=2, outputs=4, groups=1, kernel=3, size=8, layout=lambda x: x):
+        x = layout(random(batch, channels, size, size)).requires_grad_()
+        y = ops.conv2d(x, random(outputs, channels // groups, kernel, kernel), groups=groups)
         return y.grad_fn.name().removesuffix("Backward")
 
     assert way() == "conv2d_rows"
     assert way(channels=11) == "conv2d_strips"
     assert way(channels=64, kernel=1) == "conv2d_rows"
     assert way(batch=8) == way(channels=4, groups=2) == way(channels=64, batch=8) == "conv2d"
+    assert way(channels=12, outputs=12, size=10) == way(channels=12, outputs=12, batch=1) == "conv2d_shifts"
+    assert way(channels=12, outputs=12) == "conv2d_strips"
+    assert way(channels=12, outputs=12, size=10, layout=batch_innermost) == "conv2d_strips"
 
 
 @drawn

@@ -68,13 +68,21 @@ def parts(rows, dtype):
 
 
 @drawn
-@given(degenerate, st.sampled_from(THRESHOLDS), st.sampled_from([torch.float32, torch.float64]), st.integers(1, 9))
-def test_nms_is_exact_for_ties_equal_and_empty_boxes_whatever_the_blocks(rows, threshold, dtype, block):
+@given(
+    degenerate,
+    st.sampled_from(THRESHOLDS),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.integers(1, 9),
+    st.integers(1, 3),
+)
+def test_nms_is_exact_for_ties_equal_and_empty_boxes_whatever_the_blocks(rows, threshold, dtype, block, rounds):
     boxes, scores, idxs = parts(rows, dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suppression, "FIRST", block)
         patch.setattr(suppression, "BLOCK", 2 * block)
         patch.setattr(suppression, "TILE", 3 * block)
+        patch.setattr(suppression, "MANY", rounds)
+        patch.setattr(suppression, "ROUNDS", rounds)
         assert ops.nms(boxes, scores, threshold).tolist() == by_loop(boxes, scores, threshold)
         assert ops.batched_nms(boxes, scores, idxs, threshold).tolist() == by_loop(boxes, scores, threshold, idxs)
 
@@ -103,6 +111,19 @@ def test_a_chain_in_which_each_suppresses_only_the_next_keeps_every_second():
     x = torch.arange(700.0)
     boxes = torch.stack([x, torch.zeros(700), x + 3, torch.ones(700)], 1)
     assert ops.nms(boxes, -x, 0.4).tolist() == list(range(0, 700, 2))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_a_box_with_a_nan_overlaps_nothing_and_hides_nothing_from_the_others(threshold):
+    boxes, _ = random_boxes(400, 400, 60, seed=5)
+    scores = -boxes[:, 0]  # from left to right, so that most boxes lie beside what a block covers
+    clean = boxes.clone()
+    boxes[::7, torch.arange(len(boxes[::7])) % 4] = math.nan
+    broken = boxes.isnan().any(1)
+    kept = ops.nms(boxes, scores, threshold)
+    assert int(broken[kept].sum()) == int(broken.sum())
+    whole = (~broken).nonzero()[:, 0]
+    assert torch.equal(kept[~broken[kept]], whole[ops.nms(clean[whole], scores[whole], threshold)])
 
 
 def test_the_books_example_keeps_what_it_prints():

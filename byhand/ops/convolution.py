@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from byhand.errors import SettingsError, ShapeError
-from byhand.ops import depthwise, rows, strips
+from byhand.ops import depthwise, rows, shifts, strips
 from byhand.ops.padding import pad2d
 from byhand.ops.tape import operation
 
@@ -88,8 +88,9 @@ def conv2d(
 
     The window that each output sees becomes a column, so that the whole sum is one matrix product:
     Y = W · columns, ∂L/∂W = G · columnsᵀ, ∂L/∂columns = Wᵀ · G, and what a column gets is added where it was cut.
-    Batches go the way of ``byhand.ops.strips``, or with few channels that of ``byhand.ops.rows``, and kernels of one
-    channel each that of ``byhand.ops.depthwise``, which compute the same sooner.
+    Images of many channels go the way of ``byhand.ops.shifts``, or of ``byhand.ops.strips`` if the batch is innermost
+    in memory, batches of few channels that of ``byhand.ops.rows``, and kernels of one channel each that of
+    ``byhand.ops.depthwise``, which compute the same sooner.
 
     Raises ShapeError where channels or groups do not fit or the kernel is larger than the padded input.
     """
@@ -111,6 +112,8 @@ def conv2d(
             )
     if groups == input.shape[1] > 1:
         return depthwise.conv2d(input, weight, bias, stride, (left, right, top, bottom), dilation)
+    if shifts.worthwhile(input, weight, groups):
+        return shifts.conv2d(input, weight, bias, stride, (left, right, top, bottom), dilation)
     if strips.worthwhile(input, weight, groups):
         return strips.conv2d(input, weight, bias, stride, (left, right, top, bottom), dilation)
     padded = pad2d(input, left, right, top, bottom)

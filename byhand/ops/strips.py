@@ -10,7 +10,7 @@ a batch of products for each column v, with long rows and kH · C numbers to add
 ∂L/∂W_v = Σ_i G[i] X[i .. i + kH, :, v : v + W']ᵀ. That of the input is, for stride 1, itself a convolution: of the
 gradient, with the kernel turned around and its channels exchanged; for other strides what each kernel row gives is
 added where it was seen. A stride s across keeps strips of every s-th pixel, so that what a column sees stays in one
-piece.
+piece. A few rows at a time go through all products while they are in the processor's cache.
 
 Equal to the way of ``byhand.ops.convolution`` up to rounding.
 """
@@ -25,6 +25,7 @@ from byhand.ops.rows import pixels_of
 from byhand.ops.tape import operation
 
 DEEP = 32  # numbers in a column of the kernel in all channels from which on it makes a product of its own
+BLOCK = 3 << 17  # numbers of images and outputs that go through at once, 1.5 MB of float32, to stay in the cache
 
 Sides = tuple[int, int, int, int]  # zeros at the left, right, top and bottom
 
@@ -63,6 +64,14 @@ class Cut:
         kH, kW = self.shape[2:]
         return [(u, v) for u in range(0, kH, self.depth) for v in range(kW)]
 
+    def blocks(self, strips: Tensor) -> list[slice]:
+        """The rows of the output that go through at once; a GPU has no use for blocks."""
+        (H, W), step = self.places, self.places[0]
+        if strips.device.type == "cpu":
+            numbers = self.stride[0] * strips[0].numel() + W * self.shape[0] * strips.shape[-1]
+            step = max(BLOCK // max(numbers, 1), 1)
+        return [slice(first, min(first + step, H)) for first in range(0, H, step)]
+
 
 def worthwhile(x: Tensor, weight: Tensor, groups: int) -> bool:
     """Whether strips compute it soonest: a batch, and a kernel with many numbers in a column of more than one pixel."""
@@ -82,10 +91,8 @@ def conv2d_strips_forward(x: Tensor, weight: Tensor, bias: Tensor | None, cut: C
 
 def conv2d_strips_backward(needed, grad: Tensor, strips: Tensor, weight: Tensor, cut: Cut):
     d_input = input_gradient(grad, weight, cut) if needed[0] else None
-    if not (needed[1] or needed[2]):
-        return d_input, None, None, None
-    g = rows_of(grad)
-    return d_input, weight_gradient(g, strips, cut) if needed[1] else None, g.sum((0, 2)) if needed[2] else None, None
+    d_weight = weight_gradient(grad, strips, cut) if needed[1] else None
+    return d_input, d_weight, pixels_of(grad).sum((0, 1, 3)) if needed[2] else None, None
 
 
 _conv2d_strips = operation(conv2d_strips_forward, conv2d_strips_backward)
@@ -123,31 +130,43 @@ def seen(strips: Tensor, u: int, v: int, cut: Cut) -> Tensor:
 def convolved(strips: Tensor, weight: Tensor, bias: Tensor | None, cut: Cut) -> Tensor:
     """The output (B, O, H', W'), in memory (H', W', O, B)."""
     (H, W), O, B = cut.places, len(weight), strips.shape[-1]
-    y = strips.new_empty(H, O, W * B)
+    y, blocks = strips.new_empty(H, W, O, B), cut.blocks(strips)
+    room = strips.new_empty(blocks[0].stop, O, W * B)
     kernels = weight.permute(2, 3, 0, 1)  # kH kW O C
-    for number, (u, v) in enumerate(cut.products):
-        kernel = kernels[u : u + cut.depth, v].transpose(0, 1).reshape(O, -1).expand(H, -1, -1)
-        if number == 0:
-            torch.bmm(kernel, seen(strips, u, v, cut), out=y)
-        else:
-            torch.baddbmm(y, kernel, seen(strips, u, v, cut), out=y)
-    if bias is not None:
-        y += bias[:, None]
-    return y.view(H, O, W, B).transpose(1, 2).contiguous().permute(3, 2, 0, 1)
+    factors = [
+        (kernels[u : u + cut.depth, v].transpose(0, 1).reshape(1, O, -1), seen(strips, u, v, cut))
+        for u, v in cut.products
+    ]
+    for rows in blocks:
+        out = y[rows]
+        total = room[: len(out)]
+        for number, (kernel, columns) in enumerate(factors):
+            kernel = kernel.expand(len(out), -1, -1)
+            if number == 0:
+                torch.bmm(kernel, columns[rows], out=total)
+            else:
+                torch.baddbmm(total, kernel, columns[rows], out=total)
+        if bias is not None:
+            total += bias[:, None]
+        out.copy_(total.view(-1, O, W, B).transpose(1, 2))
+    return y.permute(3, 2, 0, 1)
 
 
-def rows_of(grad: Tensor) -> Tensor:
-    """∂L/∂Y (B, O, H', W') row by row: (H', O, W' · B)."""
-    return pixels_of(grad).transpose(1, 2).contiguous().flatten(2)
+def rows_of(pixels: Tensor) -> Tensor:
+    """Pixels (H', W', O, B) row by row: (H', O, W' · B)."""
+    return pixels.transpose(1, 2).contiguous().flatten(2)
 
 
-def weight_gradient(g: Tensor, strips: Tensor, cut: Cut) -> Tensor:
-    """∂L/∂W (O, C, kH, kW) from the rows of ∂L/∂Y."""
+def weight_gradient(grad: Tensor, strips: Tensor, cut: Cut) -> Tensor:
+    """∂L/∂W (O, C, kH, kW)."""
     O, C, kH, kW = cut.shape
-    d_weight = g.new_empty(kH, kW, O, C)
-    for u, v in cut.products:
-        product = torch.bmm(g, seen(strips, u, v, cut).mT).sum(0)
-        d_weight[u : u + cut.depth, v] = product.view(O, cut.depth, C).transpose(0, 1)
+    pixels, d_weight = pixels_of(grad), grad.new_zeros(kH, kW, O, C)
+    columns = [seen(strips, u, v, cut) for u, v in cut.products]
+    for rows in cut.blocks(strips):
+        g = rows_of(pixels[rows])
+        for (u, v), some in zip(cut.products, columns, strict=True):
+            product = torch.bmm(g, some[rows].mT).sum(0)
+            d_weight[u : u + cut.depth, v] += product.view(O, cut.depth, C).transpose(0, 1)
     return d_weight.permute(2, 3, 0, 1)
 
 
@@ -160,7 +179,7 @@ def input_gradient(grad: Tensor, weight: Tensor, cut: Cut) -> Tensor:
         turned = weight.flip(2, 3).transpose(0, 1)
         back = Cut(turned.shape, cut.places, (1, 1), sides, cut.dilation)
         return convolved(strips_of(grad, back), turned, None, back)
-    return scattered(rows_of(grad), weight, cut)
+    return scattered(rows_of(pixels_of(grad)), weight, cut)
 
 
 def scattered(g: Tensor, weight: Tensor, cut: Cut) -> Tensor:

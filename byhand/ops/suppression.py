@@ -6,7 +6,7 @@ much, and so looks like a loop over boxes. Here it is a loop over blocks of boxe
 1. Take the best boxes that are left, a block, and the matrix S of who would suppress whom among them (better first).
    Who is kept is the one k with  k_j = no i with k_i S_ij.  Starting from "all" and applying this again and again, the
    first box is right after one round, and every box one round after the boxes above it that matter: a handful of
-   products of a vector and a matrix, never more than there are boxes in the block.
+   products of a vector and a matrix. A long chain, each box suppressing just the next, is gone through pair by pair.
 2. Whatever the kept ones of the block suppress among all later boxes goes, in one matrix.
 
 A pair is compared at most once, and only while both are left, much as in the loop.
@@ -22,6 +22,8 @@ from byhand.ops.boxes import box_iou, overlap_and_union, rows_and_area
 
 FIRST, BLOCK = 64, 256  # boxes in the first block, where few may survive, and at most
 TILE = 1 << 17  # pairs in one matrix, so that it stays in the cache
+MANY = 16  # kept boxes from which on it pays to look first which others lie where they lie
+ROUNDS = 2  # rounds after which a block that is not settled goes pair by pair
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -32,9 +34,13 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Raises ShapeError for shapes that do not fit, SettingsError for a threshold outside 0..1.
     """
-    order = _order(boxes, scores, iou_threshold)
-    kept = _greedy(boxes.index_select(0, order), torch.zeros_like(order), iou_threshold)
-    return order[kept]
+    _check(boxes, scores, iou_threshold)
+    scores = scores.detach()
+    # Scores that decrease already, as those of the best k do, need no sorting.
+    order = None if bool((scores[1:] <= scores[:-1]).all()) else _order(scores)
+    if order is None:
+        return _greedy(boxes, None, iou_threshold)
+    return order[_greedy(boxes.index_select(0, order), None, iou_threshold)]
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -43,7 +49,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     In order of decreasing score over all classes. The boxes themselves are compared, where torchvision may first shift
     them apart by class, and rounds in doing so.
     """
-    order = _order(boxes, scores, iou_threshold)
+    _check(boxes, scores, iou_threshold)
+    order = _order(scores)
     if idxs.shape != scores.shape:
         raise ShapeError(f"idxs has shape {tuple(idxs.shape)}; expected {tuple(scores.shape)}, one class a box")
     groups, by_group = idxs[order].sort(stable=True)
@@ -51,31 +58,47 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     return order[kept.sort()[0]]
 
 
-def _order(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+def _check(boxes: Tensor, scores: Tensor, iou_threshold: float) -> None:
     if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
         raise ShapeError(f"boxes {tuple(boxes.shape)} and scores {tuple(scores.shape)} must be (N, 4) and (N,)")
     if not 0 <= iou_threshold <= 1:
         raise SettingsError(f"iou_threshold={iou_threshold} must lie in 0..1")
+
+
+def _order(scores: Tensor) -> Tensor:
+    """Indices from the best score down, of equal ones the lower first."""
     return scores.detach().sort(descending=True, stable=True)[1]
 
 
-def _greedy(boxes: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """Which boxes stay, in order, given that those of one group stand together and the better of them first."""
+def _greedy(boxes: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
+    """Which boxes stay, in order, given that those of one group stand together and the better of them first.
+
+    All boxes are of one group where there are no ``groups``.
+    """
     rest, places, size = rows_and_area(boxes.detach()), torch.arange(len(boxes), device=boxes.device), FIRST
     exceeds = _exceeds(threshold, rest.dtype)
     kept = [places[:0]]
     while len(places):
-        block, group = rest[:, :size], groups[:size]
-        survives = _settled((exceeds(block, block) & (group[:, None] == group)).triu_(1))
+        block, suppresses, reach = rest[:, :size], exceeds(rest[:, :size], rest[:, :size]), len(places)
+        if groups is not None:
+            group = groups[:size]
+            suppresses &= group[:, None] == group
+        survives = _settled(suppresses.triu_(1))
         kept.append(places[:size][survives])
-        # The groups stand together, so that later boxes can be of the block's last group only.
-        groups, rest, places = groups[size:], rest[:, size:], places[size:]
-        reach = int((groups == group[-1]).sum())
-        left = _left(rest[:, :reach], block[:, survives & (group == group[-1])], exceeds)
-        if len(left) < reach:
-            groups = groups[reach - len(left) :]
+        rest, places = rest[:, size:], places[size:]
+        if groups is not None:
+            # The groups stand together, so that later boxes can be of the block's last group only.
+            groups, last = groups[size:], group == group[-1]
+            survives &= last
+            reach = int((groups == group[-1]).sum())
+        left = _left(rest[:, :reach], block[:, survives], exceeds)
+        if reach >= len(places):
+            rest, places = rest.index_select(1, left), places[left]
+        elif len(left) < reach:
             rest = torch.cat([rest.index_select(1, left), rest[:, reach:]], 1)
             places = torch.cat([places[left], places[reach:]])
+        if groups is not None:
+            groups = groups[reach - len(left) :]
         size = min(2 * size, BLOCK)
     return torch.cat(kept)
 
@@ -99,22 +122,42 @@ def _exceeds(threshold: float, dtype: torch.dtype) -> Callable[[Tensor, Tensor],
 def _settled(suppresses: Tensor) -> Tensor:
     """Who stays, bool (B,), where i stands before j and would suppress it if ``suppresses[i, j]``, bool (B, B)."""
     matrix = suppresses.float()
-    stays = torch.ones_like(matrix[0])
-    while True:
-        before, stays = stays, (stays @ matrix == 0).float()
-        if torch.equal(before, stays):
-            return stays > 0
+    most = torch.ones_like(matrix[0])
+    for _ in range(ROUNDS):
+        # Taken from more than stay, too few stay; taken from too few, more: what both say is settled.
+        least = (most @ matrix == 0).float()
+        most = (least @ matrix == 0).float()
+        if torch.equal(least, most):
+            return most > 0
+    # A long chain of decisions: what is open yet, pair by pair, the better first.
+    stays = (most > 0).tolist()
+    for i, j in (suppresses & (most > least)).nonzero().tolist():
+        if stays[i]:
+            stays[j] = False
+    return torch.tensor(stays, device=suppresses.device)
 
 
 def _left(rest: Tensor, kept: Tensor, exceeds: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Indices of those of ``rest`` (5, M) that none of ``kept`` (5, K) suppresses."""
-    step = max(1, TILE // max(1, kept.shape[1]))
-    hit = [exceeds(kept, rest[:, i : i + step]) for i in range(0, rest.shape[1], step)]
+    M, K = rest.shape[1], kept.shape[1]
+    if not M or not K:
+        return torch.arange(M, device=rest.device)
+    few = False
+    if K >= MANY:
+        # Boxes beside the area that the kept ones cover overlap none of them. A NaN is never beside.
+        beside = (rest[0] >= kept[2].amax()) | (rest[2] <= kept[0].amin())
+        beside |= (rest[1] >= kept[3].amax()) | (rest[3] <= kept[1].amin())
+        near = beside.logical_not_().nonzero()[:, 0]
+        few = len(near) < M // 2
+        rest = rest.index_select(1, near) if few else rest
     # The largest of bytes takes a twentieth of the time of any().
-    struck = [part.view(torch.uint8).amax(0) for part in hit if len(part)]
-    if not struck:
-        return torch.arange(rest.shape[1], device=rest.device)
-    return (torch.cat(struck) == 0).nonzero()[:, 0]
+    hit = [exceeds(kept, part).view(torch.uint8).amax(0) for part in rest.split(max(1, TILE // K), 1)]
+    struck = torch.cat(hit)
+    if few:
+        everywhere = struck.new_zeros(M)
+        everywhere[near] = struck
+        struck = everywhere
+    return (struck == 0).nonzero()[:, 0]
 
 
 def soft_nms(
@@ -137,7 +180,8 @@ def soft_nms(
     Raises ShapeError for shapes that do not fit, SettingsError for an unknown method or a sigma that is not positive.
     Source: Bodla et al. (2017), Soft-NMS, equations 2 and 3 and algorithm of figure 3.
     """
-    order = _order(boxes, scores, iou_threshold)
+    _check(boxes, scores, iou_threshold)
+    order = _order(scores)
     if method not in ("gaussian", "linear"):
         raise SettingsError(f"method={method!r} must be 'gaussian' or 'linear'")
     if not sigma > 0:
