@@ -154,7 +154,7 @@ class RoIHeads(nn.Module):
         for boxes, target in zip(proposals, targets, strict=True):
             objects = target["boxes"].to(boxes.dtype)
             boxes = torch.cat([boxes, objects])
-            matched = match_boxes(box_iou(objects, boxes), rules.fg_iou_thresh, rules.bg_iou_thresh)
+            matched = self.matched(boxes, objects)
             of_object = target["labels"][matched.clamp(min=0)] if len(objects) else matched
             # −1, background, becomes label 0, and −2, neither, label −1
             labels = torch.where(matched >= 0, of_object, matched + 1)
@@ -162,6 +162,10 @@ class RoIHeads(nn.Module):
             some = torch.cat([positive, negative]).sort()[0]
             drawn.append(Sample(boxes[some], matched[some].clamp(min=0), labels[some]))
         return drawn
+
+    def matched(self, boxes: Tensor, objects: Tensor) -> Tensor:
+        """The object of each box, (N, 4) and (M, 4) -> (N,), −1 for background and −2 for neither."""
+        return match_boxes(box_iou(objects, boxes), self.rules.fg_iou_thresh, self.rules.bg_iou_thresh)
 
     def losses(
         self, images: ImageBatch, features: Mapping[str, Tensor], samples: list[Sample], targets: Sequence[Target]
