@@ -133,7 +133,7 @@ NETWORKS: tuple[Network, ...] = (
 
 
 # Not among NETWORKS, as they take a list of images and give boxes: no logits of one input that a proof could compare.
-# What can be proven is inside: prove(DetectorLayers(detector), images) of detector_layers.py.
+# What can be proven, and counted, is inside: DetectorLayers(detector) of detector_layers.py.
 DETECTORS: tuple[Network, ...] = (
     Network(
         "fasterrcnn_small", "faster_rcnn:fasterrcnn_small", (3, 240, 320), "Faster R-CNN, small", "Ren et al. 2015"
@@ -194,10 +194,17 @@ def detector(name: str) -> Network | None:
     return next((entry for entry in DETECTORS if entry.name == SHORT.get(name, name)), None)
 
 
+def named(name: str) -> Network:
+    """The entry of that name in NETWORKS or DETECTORS, or of a detector's short one; raises UnknownName."""
+    for entry in (*NETWORKS, *DETECTORS):
+        if entry.name == SHORT.get(name, name):
+            return entry
+    raise unknown_name("network", name, [*(entry.name for entry in (*NETWORKS, *DETECTORS)), *SHORT])
+
+
 def build(name: str, **options) -> "Module":
     """A network or detector by its name, freshly initialised: ``build("lenet5", activation="tanh")``."""
-    entry = detector(name) or network(name)
-    return entry.build(**options)
+    return named(name).build(**options)
 
 
 def __getattr__(name: str):
