@@ -121,7 +121,7 @@ def _complete(training: "Training", lang: str, plots: bool, show: bool, as_json:
     if plots or show:
         from byhand import plots as pictures
 
-        drawn = pictures.save_figures(training.run, training.data, lang)
+        drawn = pictures.save_figures(training.run, training.data, lang, measured=training.precision)
         if show:
             pictures.show(drawn)
     if as_json:
