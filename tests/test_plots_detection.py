@@ -118,6 +118,16 @@ def test_points_in_the_padding_are_no_anchors_of_the_image(network):
     assert float(fine.points[:, 1].max()) <= 36
 
 
+def test_ratios_are_those_of_the_network_also_where_a_thin_image_is_bent(network):
+    image = torch.zeros(3, 1, 2000, dtype=torch.uint8)  # becomes one row of 64 pixels
+    levels = anchors_of(network, look(network, image))
+    assert {round(ratio, 1) for ratio in levels[1].ratios.tolist()} == {0.5, 1.0, 2.0}
+    labels = texts(plots.anchors_figure(image, levels))
+    assert [text for text in labels if text.startswith("height")] == [
+        f"height / width = {r}" for r in ("0.5", "1", "2")
+    ]
+
+
 def test_the_picture_of_anchors_draws_the_boxes_of_one_point_by_ratio(network, scenes):
     levels = anchors_of(network, look(network, scenes.test_images[0]))
     figure = plots.anchors_figure(scenes.test_images[0], levels)

@@ -115,7 +115,7 @@ def show(
     from byhand.models.detector_layers import DetectorLayers, in_all
 
     entry = models.named(network)
-    model = entry.build()
+    model: Any = entry.build()
     detector = model if entry in models.DETECTORS else None
     if detector is not None:
         model = DetectorLayers(detector, boxes=1)

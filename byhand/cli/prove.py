@@ -1,6 +1,6 @@
 """`byhand prove`: the hand-written network beside torch's, number by number."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,11 +37,12 @@ def prove(
     passed = True
     for entry in chosen:
         generator = torch.Generator().manual_seed(0)
-        model: torch.nn.Module = entry.build()
+        model: Any = entry.build()
+        shape: tuple[int, ...] = DETECTOR_INPUT
         if entry in models.DETECTORS:
             from byhand.models.detector_layers import DetectorLayers
 
-            model, shape = DetectorLayers(model), DETECTOR_INPUT
+            model = DetectorLayers(model)
         else:
             channels, *size = entry.input_shape
             shape = (BATCH_SIZE, channels, *(min(side, LARGEST_PROVEN) for side in size))

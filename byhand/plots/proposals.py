@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -47,9 +48,8 @@ def anchors_figure(image: Any, levels: Sequence[Level], lang: str = "en") -> Fig
         size = 2.2 if max(level.grid) <= 24 else 1.2
         axes.plot(points[:, 0] - 0.5, points[:, 1] - 0.5, ".", color="white", markersize=1.8 * size, zorder=2)
         axes.plot(points[:, 0] - 0.5, points[:, 1] - 0.5, ".", color="black", markersize=size, zorder=2)
-        for box in level.around:
-            w, h = float(box[2] - box[0]), float(box[3] - box[1])
-            ratio = nearest_ratio(h / w)
+        for box, measured in zip(level.around, level.ratios.tolist(), strict=True):
+            ratio = nearest_ratio(measured)
             colour = ratios.setdefault(ratio, COLOURS[len(ratios) % len(COLOURS)])
             outline(axes, box, edgecolor=colour, linewidth=1.3, zorder=3)
         axes.set(xlim=(span[0] - 0.5, span[2] - 0.5), ylim=(span[3] - 0.5, span[1] - 0.5))
@@ -110,7 +110,7 @@ def proposals_figure(image: Any, found: Proposed, objects: Tensor | None, lang: 
         draw_image(axes, pixels)
         shown = list(places)[:MOST_BOXES]
         for k in reversed(shown):  # the best last, on top
-            outline(axes, found.boxes[k], edgecolor=shades.to_rgba(float(found.scores[k])), linewidth=1.1)
+            outline(axes, found.boxes[k], edgecolor=colormaps["plasma"](float(found.scores[k])), linewidth=1.1)
         title = word(key, lang, shown=len(shown), count=f"{len(places):,}")
         if objects is not None and len(objects):
             for box in objects:

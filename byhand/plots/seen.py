@@ -38,6 +38,7 @@ class Level(NamedTuple):
     points: Tensor
     around: Tensor
     point: Tensor  # (2,), the one that those anchors lie around
+    ratios: Tensor  # (A,) height / width of each in the pixels of the batch, which a very thin image is bent to
 
 
 class Proposed(NamedTuple):
@@ -83,16 +84,18 @@ def anchors_of(network: Any, seen: Seen) -> list[Level]:
     """The anchors of each map, in the image's pixels; those drawn of one point are of the one nearest to its middle."""
     generator = network.rpn.anchor_generator
     maps = list(seen.maps.values())
-    anchors = seen.back(generator(seen.batch.size, maps))
+    laid = generator(seen.batch.size, maps)
+    anchors, sides = seen.back(laid), (laid[:, 2:] - laid[:, :2]).cpu()
     counts = [x.shape[2] * x.shape[3] * n for x, n in zip(maps, generator.num_anchors_per_location(), strict=True)]
     height, width = size_of(seen.image)
     found = []
-    for x, some in zip(maps, anchors.split(counts), strict=True):
+    for x, some, side in zip(maps, anchors.split(counts), sides.split(counts), strict=True):
         cells = some.view(x.shape[2] * x.shape[3], -1, 4)
         points = (cells[:, 0, :2] + cells[:, 0, 2:]) / 2
         inside = (points <= torch.tensor([width, height])).all(1)  # beyond lies the padding
         nearest = int((points - torch.tensor([width / 2, height / 2])).square().sum(1).argmin())
-        found.append(Level((x.shape[2], x.shape[3]), points[inside], cells[nearest], points[nearest]))
+        ratios = (side[:, 1] / side[:, 0])[: cells.shape[1]]  # the same at each point
+        found.append(Level((x.shape[2], x.shape[3]), points[inside], cells[nearest], points[nearest], ratios))
     return found
 
 
