@@ -5,12 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from byhand.data.pictures import Unreadable, decode_whole, glance, without_warnings
-from byhand.errors import DataError, SettingsError
+from byhand.errors import SettingsError
 from byhand.ops.average_precision import Detections
+from byhand.runs.picture import read_whole
 from byhand.runs.run import Run
 from byhand.runs.storage import write_atomically
 from byhand.training.detection_measures import detections
@@ -82,19 +79,6 @@ def coco_results(
             entry["segmentation"] = dict(found.masks[k])
         entries.append(entry)
     return entries
-
-
-def read_whole(path: str | Path) -> Tensor:
-    """The picture in the file in its own size, uint8 (3, H, W): colours also of a grey one, turned as EXIF says.
-
-    Raises DataError for no such file, or not a sound picture.
-    """
-    try:
-        with without_warnings():
-            glance(Path(path))
-            return torch.from_numpy(decode_whole(Path(path).read_bytes()))
-    except Unreadable as reason:
-        raise DataError(f"{path} cannot be used as a picture: {reason}; give a sound JPEG or PNG") from None
 
 
 def _stem(paths: Sequence[str | Path], i: int) -> str:

@@ -1,6 +1,7 @@
 """From a recipe to a run: everything that the command line does, as functions."""
 
 import copy
+import dataclasses
 import os
 import shutil
 import time
@@ -26,7 +27,7 @@ from byhand.runs.picture import read_as_in
 from byhand.runs.run import Run
 from byhand.training.batches import num_batches
 from byhand.training.detection import check_detection, complete, detection_loss
-from byhand.training.detection_measures import detections, precision
+from byhand.training.detection_measures import Precision, detections, precision
 from byhand.training.device import computes_bfloat16, device_named
 from byhand.training.evaluate import Measured, evaluate
 from byhand.training.fit import Epoch, fit
@@ -46,7 +47,8 @@ Progress = Callable[[str, int, int], None]
 class Training:
     """A run under way: iterating trains, logs and saves a checkpoint after each epoch; ``finish`` closes it.
 
-    ``loaded`` says what it took from the weights that it was started from, None without.
+    ``loaded`` says what it took from the weights that it was started from, None without; ``precision``, after the end,
+    what a detector was measured at.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Training:
         self.run, self.state, self.data, self.loaded = run, state, dataset, loaded
         self.task = str(run.recipe()["task"])
         self.seconds = sum(record["seconds"] for record in history)
+        self.precision: Precision | None = None
 
     def __iter__(self) -> Iterator[Epoch]:
         for epoch in fit(self.state, self.data, self.task):
@@ -109,7 +112,10 @@ class Training:
             complete(kept, self.data, settings)
             self.seconds += time.perf_counter() - started
         self.run.save_weights(kept.state_dict())
-        result = _result(self.run, _measures(kept, self.data, "test", settings, self.task), settings, self.seconds)
+        if isinstance(self.data, DetectionDataset):
+            self.precision = _precision(kept, self.data, "test", settings)
+        measures = _measures(kept, self.data, "test", settings, self.task, self.precision)
+        result = _result(self.run, measures, settings, self.seconds)
         last = self.run.history()[-1]
         if settings.running_metrics or isinstance(self.data, DetectionDataset):
             training, moment = Measured(last["loss"], last.get("accuracy")), "while the last epoch ran"
@@ -392,19 +398,37 @@ def reached(result: dict[str, Any], goal: dict[str, Any]) -> bool | None:
     return all(result.get(key) is not None and low <= result[key] <= high for key, (low, high) in goal.items())
 
 
-def _measures(model: torch.nn.Module, dataset: AnyDataset, split: str, settings: Settings, task: str) -> dict[str, Any]:
+def _precision(model: torch.nn.Module, dataset: DetectionDataset, split: str, settings: Settings) -> Precision | None:
+    """COCO's measures of a detector on a part of its data; None of one without images."""
+    images, objects = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_objects")
+    if not len(images):
+        return None
+    times = PartTimes()
+    found = precision(objects, list(detections(model, images, settings, times)), dataset.class_names)
+    return dataclasses.replace(found, seconds=times.record())
+
+
+def _measures(
+    model: torch.nn.Module,
+    dataset: AnyDataset,
+    split: str,
+    settings: Settings,
+    task: str,
+    found: Precision | None = None,
+) -> dict[str, Any]:
     """What the network gives on a part of its data: loss and accuracy, or of a detector COCO's measures and the loss.
 
     Of a detector also the seconds an image that its parts took: ``seconds_proposals``, ``seconds_features``,
     ``seconds_heads``. Without an image to measure all are None: one's own single image leaves none for the test.
+    ``found`` are its measures where they are known already.
     """
     if isinstance(dataset, DetectionDataset):
         images, objects = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_objects")
         if not len(images):
             return {"loss": None, "AP": None, "AP50": None}
-        times = PartTimes()
-        found = precision(objects, list(detections(model, images, settings, times)), dataset.class_names)
-        return {**found.record(), **times.record(), "loss": detection_loss(model, images, objects, settings)}
+        found = found or _precision(model, dataset, split, settings)
+        assert found is not None
+        return {**found.record(), "loss": detection_loss(model, images, objects, settings)}
     images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
     measured = evaluate(model, images, labels, settings, task)
     return {"loss": measured.loss} if task == REGRESSION else {"accuracy": measured.accuracy, "loss": measured.loss}

@@ -330,7 +330,7 @@ def _kept(args: Sequence, kwargs: dict) -> tuple[tuple, dict]:
     """The arguments as they are now: this very call, or a later one, may write into them."""
 
     def keep(value):
-        return value.detach().clone() if isinstance(value, Tensor) else value
+        return value.detach().clone().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
 
     return tuple(keep(value) for value in args), {key: keep(value) for key, value in kwargs.items()}
 
@@ -376,19 +376,26 @@ def _check_calls(library: nn.Module, hand: nn.Module, batch: list, seed: int) ->
         sides = []
         for function in (call.hand, call.library):
             parameters = list(function.named_parameters()) if isinstance(function, nn.Module) else []
-            sides.append(_replay(function, call.args, call.kwargs, parameters, seed + i, call.grads))
+            # a function may take constants, such as the statistics of a frozen norm, which torch gives no gradient
+            given = call.args, call.kwargs, parameters, seed + i, call.grads, call.kind != "function"
+            sides.append(_replay(function, *given))
             if isinstance(function, nn.Module):
                 sides[-1] |= {key: value.detach() for key, value in function.named_buffers()}
         checks.append(Check(call.name, call.kind, _differences(*sides)))
     return checks
 
 
-def _replay(function, args, kwargs, parameters, seed: int, grads: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The outputs of one call, and the gradients of its tensors for the given (else random) gradient of the outputs."""
+def _replay(
+    function, args, kwargs, parameters, seed: int, grads: dict[str, Tensor] | None = None, follow_all: bool = True
+) -> dict[str, Tensor]:
+    """The outputs of one call, and the gradients of its tensors for the given (else random) gradient of the outputs.
+
+    Of all its tensors of floating point, or of those alone that had one when the call was noted.
+    """
     torch.manual_seed(seed)
     with torch.enable_grad():
-        args, leaves = _followed(args)
-        kwargs, named = _followed(kwargs)
+        args, leaves = _followed(args, follow_all)
+        kwargs, named = _followed(kwargs, follow_all)
         wanted = [(f"gradient of {name}", leaf) for name, leaf in [*leaves.items(), *named.items()]]
         wanted += [(f"gradient of {name}", parameter) for name, parameter in parameters if parameter.requires_grad]
         outputs = _tensors(function(*args, **kwargs))
@@ -407,8 +414,10 @@ def _replay(function, args, kwargs, parameters, seed: int, grads: dict[str, Tens
     return found
 
 
-def _followed(values):
+def _followed(values, follow_all: bool = True):
     """The arguments with fresh float64 tensors that autograd follows, and by name the leaves that gradients arrive at.
+
+    With ``follow_all=False`` those stay constant that had no gradient before.
 
     What is handed over is a copy of the leaf: a layer with ``inplace=True`` may write into the copy, not into a leaf.
     """
@@ -419,6 +428,8 @@ def _followed(values):
             return value
         if not value.is_floating_point():
             return value.clone()
+        if not follow_all and not value.requires_grad:
+            return value.detach().double().clone()
         leaves[name] = value.detach().double().clone().requires_grad_()
         return leaves[name].clone()
 

@@ -16,6 +16,8 @@ from byhand import models
 from byhand.cli import output
 from byhand.data import DATASETS
 from byhand.models import DETECTORS, FIRST, NETWORKS
+from byhand.models.cost import layer_table
+from byhand.models.detector_layers import DetectorLayers
 from byhand.plots import PICTURES
 from byhand.recipes import RECIPES
 from byhand.runs.run import Run
@@ -136,6 +138,43 @@ def test_show_counts_as_the_network_itself(network, byhand):
     assert total["name"] == "total"
     assert total["parameters"] == sum(p.numel() for p in model.parameters())
     assert sum(layer["parameters"] for layer in layers) == total["parameters"]
+
+
+def test_show_counts_a_detector_for_one_box_and_for_a_whole_image(byhand):
+    *layers, total = byhand("show", "maskrcnn", "--json").records  # the short name
+    model = models.build("maskrcnn_small")
+    assert {one["network"] for one in layers} == {"maskrcnn_small"}
+    assert total["parameters"] == sum(p.numel() for p in model.parameters())
+    first = next(one for one in layers if one["name"] == "roi_heads.box_head.fc6")
+    assert first["multiply_adds"] == 64 * 7 * 7 * 256  # of one box
+    stem = next(one for one in layers if one["name"] == "backbone.body.conv1")
+    assert stem["multiply_adds"] == 3 * 9 * 32 * 120 * 160
+    of_boxes, of_masks = (
+        sum(one["multiply_adds"] for one in layers if one["name"].startswith(f"roi_heads.{part}"))
+        for part in ("box", "mask")
+    )
+    assert (total["proposals"], total["masks"]) == (300, 100)
+    assert total["image_multiply_adds"] == total["multiply_adds"] + 299 * of_boxes + 99 * of_masks
+    assert "did you mean 'fasterrcnn_small'" in byhand("show", "fasterrcnn_smal").err
+    table = byhand("show", "maskrcnn").out
+    assert f"300 proposals and masks of 100 detections: {total['image_multiply_adds']:,} multiply-adds in all" in table
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("fasterrcnn_resnet50_fpn", 41_755_286), ("fasterrcnn_mobilenet_v3_large_fpn", 19_386_354)],
+)
+def test_the_table_of_a_detector_has_the_parameters_that_torchvision_publishes(name, published):
+    rows = layer_table(DetectorLayers(models.build(name), boxes=1), (3, 64, 64))
+    assert sum(row.parameters for row in rows) == published
+    assert all(row.multiply_adds is not None for row in rows)
+
+
+def test_prove_takes_a_detector_by_its_name(byhand):
+    (record,) = byhand("prove", "fasterrcnn", "--json").records
+    assert record["network"] == "fasterrcnn_small"
+    assert record["passed"] is True
+    assert 0 < max(record[key] for key in ("output", "gradients", "buffers", "steps")) < 1e-9
 
 
 def test_prove_prints_one_record_a_network_and_fails_where_one_is_wrong(byhand, monkeypatch):

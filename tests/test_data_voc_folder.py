@@ -286,7 +286,7 @@ def bad_empty(folder):
 def bad_no_annotation(folder):
     label(folder, "a", obj())
     (folder / "Annotations" / "a.xml").unlink()
-    return "none of its 0 training images"
+    return "has no annotation to train on"
 
 
 def bad_no_object(folder):

@@ -16,7 +16,8 @@ PACKAGE = Path(byhand.__file__).parent
 # runs may import models and data, as a run directory rebuilds its network and names its data; training may import
 # models, as fine-tuning asks which layers are the head; plots may import models, to ask a network for its receptive
 # fields and to train the pairs that it compares; models may import ops, as detectors take their boxes, proposals and
-# regions from there in both hands; jobs, reproduce, trained and detect stand above everything but the command line.
+# regions from there in both hands; plots may import ops and training, to show what a detector does and is measured on
+# by its own code; jobs, reproduce, trained and detect stand above everything but the command line.
 BELOW_JOBS = {"ops", "nn", "optim", "models", "data", "training", "recipes", "runs", "proof", "plots", "pretrained"}
 MAY_IMPORT = {
     "errors": set(),
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "runs": {"models", "data"},
     "pretrained": {"runs", "models", "data"},
     "proof": {"nn", "optim"},
-    "plots": {"data", "runs", "models"},
+    "plots": {"data", "runs", "models", "ops", "training"},
     "training": {"data", "optim", "nn", "ops", "models"},
     "recipes": {"training", "models", "data"},
     "jobs": BELOW_JOBS,

@@ -14,6 +14,7 @@ import byhand.ops as ops
 from byhand import compare, optim, prove
 from byhand.errors import ShapeError, UnknownLayer
 from byhand.models import FIRST, build
+from byhand.models.frozen_norm import FrozenBatchNorm2d
 from byhand.nn.hands import by_hand
 from byhand.ops import stage
 from byhand.ops.tape import operation
@@ -444,3 +445,14 @@ def test_a_difference_at_the_limit_is_wrong_and_below_it_rounding():
     x = torch.tensor([1.0])
     assert compare(lambda x: x + 0.9e-9, lambda x: x, x).verdict.startswith("equal up to rounding")
     assert not compare(lambda x: x + 1.1e-9, lambda x: x, x).passed
+
+
+def test_constants_of_a_functional_call_are_proven_without_a_gradient():
+    torch.manual_seed(0)
+    norm = FrozenBatchNorm2d(4)
+    for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        value.uniform_(0.5, 2)
+    found = prove(nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU()), torch.randn(2, 3, 6, 6))
+    assert found.passed
+    call = next(check for check in found.layers if "batch_norm()" in check.name)
+    assert [difference.tensor for difference in call.differences] == ["output", "gradient of input 0"]

@@ -84,7 +84,7 @@ def list_(
     if kind in (None, "networks"):
         for kind_of_network, title in (
             ("network", "Networks: byhand show NETWORK, byhand prove NETWORK"),
-            ("detector", "Detectors: byhand train --network DETECTOR --dataset digits-scene"),
+            ("detector", "Detectors: byhand show DETECTOR, byhand train --network DETECTOR --dataset digits-scene"),
         ):
             chosen_rows = [one for one in networks if one["kind"] == kind_of_network]
             rows = [(n["name"], n["title"], _shape(n["input_shape"]), n["source"]) for n in chosen_rows]
@@ -106,24 +106,42 @@ def show(
     network: Annotated[str, typer.Argument(help="A name from `byhand list networks`.")],
     as_json: Json = False,
 ) -> None:
-    """Show a network's layers: output shape, parameters, multiply-adds and bytes for one input."""
+    """Show a network's layers: output shape, parameters, multiply-adds and bytes for one input.
+
+    Of a detector an input is one image, and for the second stage one box in it.
+    """
     from byhand import models
     from byhand.models.cost import COLUMNS, cells, layer_table, separated, total
+    from byhand.models.detector_layers import in_all, layers_of
 
-    entry = models.network(network)
-    model = entry.build()
-    rows = layer_table(model, entry.input_shape)
+    entry = models.named(network)
+    model: Any = entry.build()
+    detector = model if entry in models.DETECTORS else None
+    shape = entry.input_shape
+    if detector is not None:
+        model, shape = layers_of(detector, shape, boxes=1)
+    rows = layer_table(model, shape)
     whole, split = total(rows), separated(model, rows)
+    image = None if detector is None else in_all(detector, rows)
     if as_json:
         for row in rows:
-            emit({"network": network, **_record(row)})
+            emit({"network": entry.name, **_record(row)})
         saved = (
             {"separable_multiply_adds": split.multiply_adds, "full_multiply_adds": split.full} if split.pairs else {}
         )
-        emit({"network": network, **_record(whole), "name": "total", **saved})
+        of_image = {} if image is None else image._asdict()
+        emit({"network": entry.name, **_record(whole), "name": "total", **saved, **of_image})
         return
-    title = f"{entry.title} ({entry.source}), input {_shape(entry.input_shape)}, float32"
+    title = f"{entry.title} ({entry.source}), input {_shape(shape)}, float32"
     table(COLUMNS, [cells(row) for row in (*rows, whole)], title, numbers=4)
+    if image is not None:
+        masks = f" and masks of {image.masks:,} detections" if image.masks else ""
+        every = "an unknown number of" if image.image_multiply_adds is None else f"{image.image_multiply_adds:,}"
+        part = "Every layer is" if shape != entry.input_shape else "The second stage, roi_heads, is"
+        typer.echo(
+            f"{part} counted for one box. An image has up to {image.proposals:,} proposals{masks}: {every} "
+            "multiply-adds in all."
+        )
     if split.pairs:
         typer.echo(
             f"{split.pairs} convolutions are depthwise and pointwise: {split.multiply_adds:,} multiply-adds; full ones "

@@ -19,7 +19,8 @@ def plot(
     pictures: Annotated[
         list[str] | None,
         typer.Argument(
-            help="loss, accuracy, predicted, confusion, mistakes, filters, features, gradcam, receptive; all that fit. "
+            help="loss, accuracy, predicted, confusion, mistakes, filters, features, gradcam, receptive; of detectors "
+            "loss, anchors, proposals, matches, detections, roi-grid, precision-recall, ap-iou; all that fit. "
             "Of costs: run directories; those in --runs-dir unless given."
         ),
     ] = None,
@@ -28,7 +29,10 @@ def plot(
     ] = None,
     image: Annotated[
         list[str] | None,
-        typer.Option(help="For features and gradcam: a picture file, or the number of a test image; gradcam has many."),
+        typer.Option(
+            help="A picture file, or the number of a test image, for features, gradcam and what is drawn of a "
+            "detector's image; gradcam and detections take many."
+        ),
     ] = None,
     label: Annotated[str | None, typer.Option("--class", help="Class for gradcam; the predicted one.")] = None,
     dataset: Annotated[str, typer.Option(help="Of gradient-norms: the images to train on.")] = "digits",

@@ -121,7 +121,7 @@ def _complete(training: "Training", lang: str, plots: bool, show: bool, as_json:
     if plots or show:
         from byhand import plots as pictures
 
-        drawn = pictures.save_figures(training.run, training.data, lang)
+        drawn = pictures.save_figures(training.run, training.data, lang, measured=training.precision)
         if show:
             pictures.show(drawn)
     if as_json:
@@ -130,6 +130,8 @@ def _complete(training: "Training", lang: str, plots: bool, show: bool, as_json:
     table(
         ("measure", "here", "source"), list(_measures(result)), f"{result['recipe']}, plan {result['plan']}", numbers=2
     )
+    if result.get("absent"):
+        typer.echo(f"no objects of {', '.join(result['absent'])}: not in the means")
     typer.echo(f"run: {training.run.path}")
     if drawn:
         typer.echo(f"pictures: {training.run.path / 'figures'} ({', '.join(path.stem for path in drawn)})")

@@ -93,11 +93,13 @@ def list_voc(folder: Path, train: str | None = None, test: str | None = None) ->
             f"{name}.txt is not used" for name in unused if name != "trainval" or not {"train", "val"} <= set(lists)
         ]
     test_images = reading.images(tests) if tests is not None else None
+    if not stems:
+        raise DataError(f"{root} has no annotation to train on; its Annotations folder, or the list, names no image")
     train_images = reading.images(stems, {image.name for image in test_images or ()})
     if not train_images:
         raise DataError(
             f"{root}: none of its {len(stems)} training images has an annotation that can be used: "
-            f"{some([f'{name} ({why})' for name, why in reading.skipped.items()]) or 'the list is empty'}"
+            f"{some([f'{name} ({why})' for name, why in reading.skipped.items()])}"
         )
     if lists:
         listed = {reading.stem_of(line) for path in lists.values() for line in _read_list(path)}
@@ -201,9 +203,7 @@ class _Reading:
         first = 0 if self.starts[0] > self.starts[1] else 1
         names = sorted(self.names)
         if not names:
-            raise DataError(
-                f"{folder}: no object in its annotations can be used; `byhand data check` needs one at least"
-            )
+            raise DataError(f"{folder}: no object in its annotations can be used; a detector learns from one at least")
         order = [names.index(name) for name in self.names]  # the numbers were given in this order
 
         def settled(images: list[LabelledImage]) -> tuple[LabelledImage, ...]:

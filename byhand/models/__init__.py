@@ -133,8 +133,7 @@ NETWORKS: tuple[Network, ...] = (
 
 
 # Not among NETWORKS, as they take a list of images and give boxes: no logits of one input that a proof could compare.
-# What can be proven is inside: prove(DetectorLayers(detector), images) of detector_layers.py, and of an R-CNN
-# prove(CropLayers(detector), crops).
+# What can be proven, and counted, is inside: layers_of(detector) of detector_layers.py.
 DETECTORS: tuple[Network, ...] = (
     Network("rcnn_small", "rcnn:rcnn_small", (3, 240, 320), "R-CNN, small", "Girshick et al. 2014"),
     Network("rcnn_alexnet", "rcnn:rcnn_alexnet", (3, 375, 500), "R-CNN, AlexNet", "Girshick et al. 2014"),
@@ -211,10 +210,17 @@ def searches(name: str) -> bool:
     return name.startswith(SEARCHING)
 
 
+def named(name: str) -> Network:
+    """The entry of that name in NETWORKS or DETECTORS, or of a detector's short one; raises UnknownName."""
+    for entry in (*NETWORKS, *DETECTORS):
+        if entry.name == SHORT.get(name, name):
+            return entry
+    raise unknown_name("network", name, [*(entry.name for entry in (*NETWORKS, *DETECTORS)), *SHORT])
+
+
 def build(name: str, **options) -> "Module":
     """A network or detector by its name, freshly initialised: ``build("lenet5", activation="tanh")``."""
-    entry = detector(name) or network(name)
-    return entry.build(**options)
+    return named(name).build(**options)
 
 
 def __getattr__(name: str):

@@ -215,13 +215,18 @@ _COUNTS: dict[str, Callable[[Any, Tensor, Tensor], int]] = {
 # The files of layers without such products; they have these names in torch.nn and in byhand.nn.
 _FREE_FILES = {"activation", "batchnorm", "dropout", "flatten", "instancenorm", "normalization", "padding", "pooling"}
 _FREE_KINDS = {"Identity", "Embedding", "PixelShuffle", "PixelUnshuffle", "ChannelShuffle"}
+_FREE_OWN = {"byhand.models.frozen_norm"}  # normalisation, though no class of torch.nn
 _NOT_FREE = {"MultiheadAttention"}  # stands among torch's activations
 
 
 def _multiply_adds(layer: nn.Module, received: Tensor | None, result: Tensor) -> int | None:
     """The layer's count for this call, None where it is not known; a class of one's own may compute anything."""
     kind, place = type(layer).__name__, type(layer).__module__
-    if not place.startswith(("torch.nn.", "byhand.nn")) or received is None:
+    if received is None:
+        return None
+    if place in _FREE_OWN:
+        return 0
+    if not place.startswith(("torch.nn.", "byhand.nn")):
         return None
     if kind in _COUNTS:
         return _COUNTS[kind](layer, received, result)

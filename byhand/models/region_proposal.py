@@ -6,7 +6,7 @@ torchvision's ``RegionProposalNetwork``, ``RPNHead`` and ``AnchorGenerator``.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -121,6 +121,22 @@ class RPNHead(nn.Module):
         return [self.cls_logits(x) for x in hidden], [self.bbox_pred(x) for x in hidden]
 
 
+class Candidates(NamedTuple):
+    """Boxes (N, 4) of one image that suppression chooses from, the objectness of each, 0..1, and its level of maps."""
+
+    boxes: Tensor
+    scores: Tensor
+    levels: Tensor
+
+
+class Assigned(NamedTuple):
+    """The object of each anchor of an image, (N,), −1 for background and −2 for neither; the drawn ones' indices."""
+
+    matched: Tensor
+    positive: Tensor
+    negative: Tensor
+
+
 class RegionProposalNetwork(nn.Module):
     """Proposals of each image, (x1, y1, x2, y2) in pixels of the batch, best first, and with targets the two losses.
 
@@ -138,30 +154,33 @@ class RegionProposalNetwork(nn.Module):
         targets: Sequence[Target] | None = None,
         generator: Generator | None = None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        maps = list(features.values())
-        by_level, moves = self.head(maps)
-        anchors = self.anchor_generator(images.size, maps)  # (N, 4)
-        counts = [x[0].numel() for x in by_level]
-        logits = torch.cat([in_order(x, 1) for x in by_level], 1)[:, :, 0].to(anchors.dtype)  # (B, N)
-        offsets = torch.cat([in_order(x, 4) for x in moves], 1).to(anchors.dtype)  # (B, N, 4)
-        check_finite("offsets", offsets, "rpn.head.bbox_pred", "image")
-        check_finite("objectness", logits, "rpn.head.cls_logits", "image")
+        logits, offsets, anchors, counts = self.scored(images, features)
+        learns = targets is not None
         with torch.no_grad():
-            proposals = self.proposals(logits, offsets, anchors, counts, images.image_sizes, targets is not None)
+            candidates = self.candidates(logits, offsets, anchors, counts, images.image_sizes, learns)
+            proposals = [some.boxes[self.survivors(some, learns)] for some in candidates]
         if targets is None:
             return proposals, {}
         return proposals, self.losses(logits, offsets, anchors, targets, generator or torch.default_generator)
 
-    def proposals(
+    def scored(self, images: ImageBatch, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+        """Logits (B, N) and offsets (B, N, 4) of all anchors, the anchors (N, 4), and how many each level has."""
+        maps = list(features.values())
+        by_level, moves = self.head(maps)
+        anchors = self.anchor_generator(images.size, maps)
+        counts = [x[0].numel() for x in by_level]
+        logits = torch.cat([in_order(x, 1) for x in by_level], 1)[:, :, 0].to(anchors.dtype)
+        offsets = torch.cat([in_order(x, 4) for x in moves], 1).to(anchors.dtype)
+        check_finite("offsets", offsets, "rpn.head.bbox_pred", "image")
+        check_finite("objectness", logits, "rpn.head.cls_logits", "image")
+        return logits, offsets, anchors, counts
+
+    def candidates(
         self, logits: Tensor, offsets: Tensor, anchors: Tensor, counts: list[int], sizes: list[Size], training: bool
-    ) -> list[Tensor]:
-        """The best of each level, moved, clipped, without those too small or unlikely, suppressed level by level."""
+    ) -> list[Candidates]:
+        """Of each image the best of each level, moved, clipped, without those too small or unlikely; in any order."""
         rules = self.rules
-        before, after = (
-            (rules.pre_nms_top_n_train, rules.post_nms_top_n_train)
-            if training
-            else (rules.pre_nms_top_n_test, rules.post_nms_top_n_test)
-        )
+        before = rules.pre_nms_top_n_train if training else rules.pre_nms_top_n_test
         best, levels, first = [], [], 0
         for level, part in enumerate(logits.split(counts, 1)):
             top = part.topk(min(before, part.shape[1]), dim=1)[1]
@@ -176,21 +195,32 @@ class RegionProposalNetwork(nn.Module):
             boxes = clip_boxes_to_image(decode_boxes(offsets[image, some], anchors[some]), size)
             keep = remove_small_boxes(boxes, SMALLEST)
             keep = keep[scores[keep] >= rules.score_thresh]
-            stays = nms_by_class(boxes[keep], scores[keep], level_of[keep], rules.nms_thresh)[:after]
-            found.append(boxes[keep[stays]])
+            found.append(Candidates(boxes[keep], scores[keep], level_of[keep]))
         return found
+
+    def survivors(self, candidates: Candidates, training: bool) -> Tensor:
+        """Indices of those that are proposed, best first: suppressed level by level, no more than the rules allow."""
+        rules = self.rules
+        after = rules.post_nms_top_n_train if training else rules.post_nms_top_n_test
+        return nms_by_class(candidates.boxes, candidates.scores, candidates.levels, rules.nms_thresh)[:after]
+
+    def assigned(self, anchors: Tensor, boxes: Tensor, generator: Generator) -> Assigned:
+        """Which object each anchor of an image takes, and which of the anchors are drawn to learn."""
+        rules = self.rules
+        matched = match_boxes(box_iou(boxes, anchors), rules.fg_iou_thresh, rules.bg_iou_thresh, True)
+        kinds = torch.where(matched >= 0, 1, matched + 1)  # −1, background, becomes 0, and −2, neither, −1
+        drawn = sample_balanced(kinds, rules.batch_size_per_image, rules.positive_fraction, generator)
+        return Assigned(matched, *drawn)
 
     def losses(
         self, logits: Tensor, offsets: Tensor, anchors: Tensor, targets: Sequence[Target], generator: Generator
     ) -> dict[str, Tensor]:
         """Cross-entropy of the drawn anchors' objectness, its mean; smooth L1 of the positives' offsets, Σ / drawn."""
-        rules, num_anchors = self.rules, len(anchors)
+        num_anchors = len(anchors)
         drawn, positives, wanted, labels = [], [], [], []
         for image, target in enumerate(targets):
             boxes = target["boxes"].to(anchors.dtype)
-            matched = match_boxes(box_iou(boxes, anchors), rules.fg_iou_thresh, rules.bg_iou_thresh, True)
-            kinds = torch.where(matched >= 0, 1, matched + 1)  # −1, background, becomes 0, and −2, neither, −1
-            positive, negative = sample_balanced(kinds, rules.batch_size_per_image, rules.positive_fraction, generator)
+            matched, positive, negative = self.assigned(anchors, boxes, generator)
             drawn += [positive + image * num_anchors, negative + image * num_anchors]
             labels += [logits.new_ones(len(positive)), logits.new_zeros(len(negative))]
             positives.append(positive + image * num_anchors)

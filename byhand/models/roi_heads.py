@@ -191,6 +191,10 @@ class RoIHeads(nn.Module):
         """Of each image the drawn proposals, in order; the objects themselves are proposals too, the last ones."""
         return drawn_samples(proposals, targets, self.rules, generator)
 
+    def matched(self, boxes: Tensor, objects: Tensor) -> Tensor:
+        """The object of each box, (N, 4) and (M, 4) -> (N,), −1 for background and −2 for neither."""
+        return matched_objects(boxes, objects, self.rules)
+
     def losses(
         self, images: ImageBatch, features: Mapping[str, Tensor], samples: list[Sample], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
@@ -263,6 +267,15 @@ class RoIHeads(nn.Module):
         return best_detections(proposals, scores, offsets, size, self.rules, self.bbox_reg_weights)
 
 
+def matched_objects(boxes: Tensor, objects: Tensor, rules: DetectionRules) -> Tensor:
+    """The object of each box, (N, 4) and (M, 4) -> (N,), −1 for background and −2 for neither."""
+    iou = box_iou(objects, boxes)
+    matched = match_boxes(iou, rules.fg_iou_thresh, rules.bg_iou_thresh)
+    if rules.bg_iou_least and len(objects):
+        matched = torch.where(iou.amax(0) < rules.bg_iou_least, BETWEEN_THRESHOLDS, matched)
+    return matched
+
+
 def drawn_samples(
     proposals: Sequence[Tensor], targets: Sequence[Target], rules: DetectionRules, generator: Generator
 ) -> list[Sample]:
@@ -271,10 +284,7 @@ def drawn_samples(
     for boxes, target in zip(proposals, targets, strict=True):
         objects = target["boxes"].to(boxes.dtype)
         boxes = torch.cat([boxes, objects])
-        iou = box_iou(objects, boxes)
-        matched = match_boxes(iou, rules.fg_iou_thresh, rules.bg_iou_thresh)
-        if rules.bg_iou_least and len(objects):
-            matched = torch.where(iou.amax(0) < rules.bg_iou_least, BETWEEN_THRESHOLDS, matched)
+        matched = matched_objects(boxes, objects, rules)
         of_object = target["labels"][matched.clamp(min=0)] if len(objects) else matched
         # −1, background, becomes label 0, and −2, neither, label −1
         labels = torch.where(matched >= 0, of_object, matched + 1)

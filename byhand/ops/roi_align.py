@@ -100,11 +100,7 @@ def weights(shape, rois: Tensor, grid, scale: float, ratio: int, aligned: bool) 
     """
     _, C, H, W = shape
     P, Q = grid
-    corners = rois[:, 1:] * scale - (0.5 if aligned else 0.0)
-    x, y = corners[:, 0], corners[:, 1]
-    width, height = corners[:, 2] - x, corners[:, 3] - y
-    if not aligned:
-        width, height = width.clamp(min=1), height.clamp(min=1)
+    x, y, width, height = spans(rois, scale, aligned)
     down, across = num_samples(height, P, ratio), num_samples(width, Q, ratio)
     if not len(rois):
         return
@@ -124,6 +120,16 @@ def weights(shape, rois: Tensor, grid, scale: float, ratio: int, aligned: bool) 
         yield torch.stack([bin_of, pixel.view(-1)[used]]), weight[used], len(rows)
 
 
+def spans(rois: Tensor, scale: float, aligned: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Left, top, width and height of each box in pixels of the map, (K,) each; the value of pixel i stands at i."""
+    corners = rois[:, 1:] * scale - (0.5 if aligned else 0.0)
+    x, y = corners[:, 0], corners[:, 1]
+    width, height = corners[:, 2] - x, corners[:, 3] - y
+    if not aligned:
+        width, height = width.clamp(min=1), height.clamp(min=1)
+    return x, y, width, height
+
+
 def num_samples(size: Tensor, bins: int, ratio: int) -> Tensor:
     """How many samples each of the bins takes along an axis of boxes of this size, (K,), int64."""
     if ratio > 0:
@@ -137,15 +143,24 @@ def num_samples(size: Tensor, bins: int, ratio: int) -> Tensor:
     return samples.clamp(min=0).to(torch.int64)
 
 
+def places(start: Tensor, size: Tensor, bins: int, samples: Tensor) -> Tensor:
+    """Where along an axis the bins of each box take their samples, (K, bins, most samples), in pixels of the map.
+
+    Of a box with fewer samples a bin than another has, those from ``samples`` on are none.
+    """
+    here = torch.arange(int(samples.max()), device=start.device)
+    step, count = (size / bins)[:, None, None], samples.clamp(min=1)[:, None, None]
+    edge = start[:, None, None] + torch.arange(bins, device=start.device)[:, None] * step
+    return edge + (here + 0.5) * step / count
+
+
 def along(start: Tensor, size: Tensor, bins: int, samples: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """One axis of the bins of each box: which pixels each sees, (K, bins, n), and their weights, (K, bins, n).
 
     Neighbouring samples share pixels, and then their weights are added up: n is as small as the widest bin allows.
     """
-    here = torch.arange(int(samples.max()), device=start.device)
-    step, count = (size / bins)[:, None, None], samples.clamp(min=1)[:, None, None]
-    edge = start[:, None, None] + torch.arange(bins, device=start.device)[:, None] * step
-    at = edge + (here + 0.5) * step / count
+    at = places(start, size, bins, samples)
+    here, count = torch.arange(at.shape[2], device=at.device), samples.clamp(min=1)[:, None, None]
     inside = (at >= -1) & (at <= length) & (here < samples[:, None, None])
     at = torch.where(inside, at, 0).clamp(0, length - 1)
     low = at.to(torch.int64)

@@ -12,15 +12,18 @@ from byhand.plots.language import LANGUAGES
 if TYPE_CHECKING:
     from byhand.plots.costs import Point, accuracy_against_cost
     from byhand.plots.curves import accuracy_curve, loss_curve
-    from byhand.plots.detections import detections_figure
+    from byhand.plots.detections import detections_beside_truth, detections_figure
     from byhand.plots.figures import figures_of, save_figures, show, write_figure
     from byhand.plots.focus import Focus
     from byhand.plots.gradcam import grad_cam, heat_over_images
     from byhand.plots.gradients import gradient_norm_curves, gradient_norms, pairs_measured
     from byhand.plots.layers import feature_maps, filters, layer_maps
     from byhand.plots.lr_search import lr_curve
+    from byhand.plots.precision import ap_by_iou, precision_recall
     from byhand.plots.predictions import confusion_matrix, predicted_against_true, worst_mistakes
+    from byhand.plots.proposals import anchors_figure, matches_figure, proposals_figure
     from byhand.plots.receptive import effective_fields, receptive_fields_figure
+    from byhand.plots.regions import regions_figure
 
 
 class Picture(NamedTuple):
@@ -41,6 +44,13 @@ PICTURES = (
     Picture("features", "each layer's feature maps, or all of one layer's, for one image", ("layer", "images")),
     Picture("gradcam", "which places of images speak for their class (Grad-CAM)", ("layer", "images", "label")),
     Picture("receptive", "how much of the input layers see: receptive fields", ("layer",)),
+    Picture("anchors", "a detector's anchors on an image", ("images",)),
+    Picture("proposals", "its proposals before and after suppression", ("images",)),
+    Picture("matches", "which anchors and proposals learn objects, and which background", ("images",)),
+    Picture("detections", "what it finds in test images beside the truth", ("images",)),
+    Picture("roi-grid", "the bins of RoI pooling beside the samples of RoI align, of a detection", ("images",)),
+    Picture("precision-recall", "precision against recall of each class"),
+    Picture("ap-iou", "average precision against the IoU that is asked for"),
 )
 # Pictures that are of no one run, measured or gathered for themselves.
 WITHOUT_RUN = (
@@ -68,6 +78,13 @@ HOMES = {
     "Point": "costs",
     "accuracy_against_cost": "costs",
     "detections_figure": "detections",
+    "detections_beside_truth": "detections",
+    "precision_recall": "precision",
+    "ap_by_iou": "precision",
+    "anchors_figure": "proposals",
+    "proposals_figure": "proposals",
+    "matches_figure": "proposals",
+    "regions_figure": "regions",
     "Focus": "focus",
     "figures_of": "figures",
     "save_figures": "figures",
@@ -84,7 +101,10 @@ __all__ = [
     "Point",
     "accuracy_against_cost",
     "accuracy_curve",
+    "anchors_figure",
+    "ap_by_iou",
     "confusion_matrix",
+    "detections_beside_truth",
     "detections_figure",
     "effective_fields",
     "feature_maps",
@@ -97,9 +117,13 @@ __all__ = [
     "layer_maps",
     "loss_curve",
     "lr_curve",
+    "matches_figure",
     "pairs_measured",
+    "precision_recall",
     "predicted_against_true",
+    "proposals_figure",
     "receptive_fields_figure",
+    "regions_figure",
     "save_figures",
     "show",
     "worst_mistakes",

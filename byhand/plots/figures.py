@@ -34,6 +34,7 @@ from byhand.plots.receptive import chosen_fields, effective_fields, receptive_fi
 if TYPE_CHECKING:
     from byhand.data.arrays import Dataset
     from byhand.runs.run import Run
+    from byhand.training.detection_measures import Precision
 
 DPI = 120
 MOST_SHOWN = 10  # images of a data set that are drawn where none are asked for
@@ -47,19 +48,20 @@ def figures_of(
     lang: str = "en",
     only: Iterable[str] | None = None,
     focus: Focus | None = None,
+    measured: "Precision | None" = None,
 ) -> dict[str, Figure]:
-    """The pictures that suit the run, by name: a regression's loss and predictions, a detector's loss, of a
-    classification all but the predictions.
+    """The pictures that suit the run, by name: of a regression loss and predictions, of a classification those from the
+    accuracy to the receptive fields, of a detector the loss and those from the anchors on.
 
     `dataset`: the run's own, for its test set; `only`: the names wanted, of `PICTURES`; `focus`: what those of them
-    that can be are pointed at.
+    that can be are pointed at; `measured`: a detector's measures on the test set, where they are known already.
 
     Raises:
         UnknownName: an unknown language, picture, layer or class.
         SettingsError: a picture that does not suit this run; a focus that none of the pictures takes.
         DataError: an image that there is not, or that cannot be read.
     """
-    return {name: draw() for name, draw in drawings(run, dataset, lang, only, focus or Focus()).items()}
+    return {name: draw() for name, draw in drawings(run, dataset, lang, only, focus or Focus(), measured).items()}
 
 
 def save_figures(
@@ -68,6 +70,7 @@ def save_figures(
     lang: str = "en",
     only: Iterable[str] | None = None,
     focus: Focus | None = None,
+    measured: "Precision | None" = None,
 ) -> list[Path]:
     """The PNG files of the run's pictures, written to `figures/<name>.png` in its directory.
 
@@ -79,13 +82,18 @@ def save_figures(
     """
     focus = focus or Focus()
     paths = []
-    for name, draw in drawings(run, dataset, lang, only, focus).items():
+    for name, draw in drawings(run, dataset, lang, only, focus, measured).items():
         paths.append(write_figure(draw(), Path(run.path) / "figures" / f"{focus.file_name(name)}.png"))
     return paths
 
 
 def drawings(
-    run: "Run", dataset: "Dataset | DetectionDataset", lang: str, only: Iterable[str] | None, focus: Focus
+    run: "Run",
+    dataset: "Dataset | DetectionDataset",
+    lang: str,
+    only: Iterable[str] | None,
+    focus: Focus,
+    measured: "Precision | None" = None,
 ) -> dict[str, Callable[[], Figure]]:
     """For each picture wanted the function that draws it, with every name checked before anything is computed."""
     known_language(lang)
@@ -98,7 +106,11 @@ def drawings(
 
     recipe = run.recipe()
     if isinstance(dataset, DetectionDataset):
-        return _of_those_asked({"loss": lambda: loss_curve(run.history(), lang)}, wanted, only, recipe)
+        from byhand.plots.detector import detector_drawings
+
+        found = {"loss": lambda: loss_curve(run.history(), lang)}
+        found |= detector_drawings(run, dataset, lang, focus, measured, wanted if only is not None else None)
+        return _of_those_asked(found, wanted, only, recipe)
     regression = recipe.get("task") == "regression"
     images, labels = dataset.test_images, dataset.test_labels
     class_names = () if regression else dataset.class_names

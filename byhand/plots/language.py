@@ -153,6 +153,82 @@ WORDS = {
         "测试集准确率（按错误率取对数坐标）",
     ),
     "costs_runs": ("single runs", "单次运行"),
+    # detectors
+    "test_image": ("test image {number}", "测试图像 {number}"),
+    "an_object": ("an object", "目标的真实框"),
+    "a_drawn_box": ("a box drawn to learn", "抽中用于训练的框"),
+    "anchors_title": ("Anchors: all points, and the boxes of one of them", "锚框：所有锚点，以及其中一点的各个锚框"),
+    "anchors_level": (
+        "map of {size}: {count} anchors, {each} at each point",
+        "特征图 {size}：{count} 个锚框，每点 {each} 个",
+    ),
+    "anchors_step": ("\n(every {step}th row and column of points)", "\n（每 {step} 行、{step} 列画一点）"),
+    "anchors_ratio": ("height / width = {ratio}", "高 / 宽 = {ratio}"),
+    "anchors_point": ("point that anchors lie around", "锚点"),
+    "proposals_title": ("Proposals before and after suppression", "非极大值抑制前后的提议区域"),
+    "proposals_before": ("before: the best {shown} of {count}", "抑制前：{count} 个中最好的 {shown} 个"),
+    "proposals_after": ("after: the best {shown} of {count}", "抑制后：{count} 个中最好的 {shown} 个"),
+    "proposals_cover": (
+        "they cover {covered} of {count} objects (IoU ≥ {iou})",
+        "覆盖 {count} 个目标中的 {covered} 个（IoU ≥ {iou}）",
+    ),
+    "objectness": ("objectness: how surely an object, 0–1", "目标性得分：是目标的把握，0–1"),
+    "matches_title": ("What both stages learn of this image", "两个阶段从这张图像中学习的内容"),
+    "anchors_positive": (
+        "anchors with an object: {count} of {all}, {drawn} drawn",
+        "正样本锚框：{all} 个中 {count} 个，抽中 {drawn} 个",
+    ),
+    "anchors_negative": (
+        "background: {count} of {all}, {drawn} drawn; neither: {neither}",
+        "负样本锚框：{all} 个中 {count} 个，抽中 {drawn} 个；两者皆非：{neither} 个",
+    ),
+    "proposals_positive": (
+        "proposals with an object: {count} of {all}, {drawn} drawn",
+        "正样本提议区域：{all} 个中 {count} 个，抽中 {drawn} 个",
+    ),
+    "proposals_negative": (
+        "background: {count} of {all}, {drawn} drawn; neither: {neither}",
+        "负样本提议区域：{all} 个中 {count} 个，抽中 {drawn} 个；两者皆非：{neither} 个",
+    ),
+    "beside_title": (
+        "The truth (above) and what was found (below), scores of {threshold} or more",
+        "真实目标（上）与检测结果（下），得分不低于 {threshold}",
+    ),
+    "beside_truth": ("{name}, objects: {count}", "{name}：真实目标 {count} 个"),
+    "beside_unknown": ("{name}, objects unknown", "{name}：目标未知"),
+    "beside_found": ("found: {count}", "检测到 {count} 个"),
+    "precision_title": ("Precision against recall at IoU {iou}", "IoU 阈值为 {iou} 时的精确率与召回率"),
+    "recall_axis": ("recall (share of objects found, 0–1)", "召回率（被检测到的目标所占比例，0–1）"),
+    "precision_axis": ("precision (share of detections right, 0–1)", "精确率（正确检测所占比例，0–1）"),
+    "ap_iou_title": ("Average precision against the IoU that is asked for", "平均精度与所要求的 IoU 阈值"),
+    "iou_axis": ("IoU with the object, at least", "IoU 阈值（与真实目标的交并比至少为）"),
+    "ap_axis": ("average precision (AP, 0–1)", "平均精度（AP，0–1）"),
+    "precision_boxes": ("boxes", "边界框"),
+    "precision_masks": ("masks", "掩码"),
+    "mean_of_classes": ("mean: {value}", "平均：{value}"),
+    "lowest_classes": ("the lowest {shown} of {count} classes", "{count} 个类别中最低的 {shown} 个"),
+    "absent_classes": ("no objects, not in the mean: {names}", "没有目标、不计入平均：{names}"),
+    "regions_title": (
+        "A detection, {wide} pixels wide and {high} high on its map ({size}, stride {stride})",
+        "一个检测框：在其特征图（{size}，步幅 {stride}）上宽 {wide}、高 {high} 像素",
+    ),
+    "regions_pool": (
+        "RoI pooling: whole pixels, {pixels},\nthe largest value in each of {bins} bins",
+        "RoI 池化：取整为 {pixels} 像素，\n{bins} 个单元各取最大值",
+    ),
+    "regions_align": (
+        "RoI align: nothing rounded,\nthe mean of {samples} samples in each of {bins} bins",
+        "RoI 对齐：不取整，\n{bins} 个单元各取 {samples} 个采样点的平均值",
+    ),
+    "regions_box": ("the box on the map", "特征图上的检测框"),
+    "regions_bin": ("a bin", "单元"),
+    "regions_sample": ("a sample", "采样点"),
+    "no_detection": (
+        "No regions to draw: nothing was detected in {name}.",
+        "没有可绘制的区域：在{name}中没有检测到任何目标。",
+    ),
+    "map_column": ("column of the map", "特征图的列"),
+    "map_row": ("row of the map", "特征图的行"),
 }
 
 LAYERS_ZH = {

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from byhand.data import entry
-from byhand.data.pictures import FORMATS, Unreadable, decode, glance, over_white, without_warnings
+from byhand.data.pictures import FORMATS, Unreadable, decode, decode_whole, glance, over_white, without_warnings
 from byhand.errors import DataError
 
 _DIM = 13  # grey levels, 5 % of 255: what differs less from the ground is no drawing (Xiao et al. crop there)
@@ -79,6 +79,19 @@ def read_image(
     field = np.zeros((height, width), np.uint8)
     field[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
     return torch.from_numpy(field)[None, None]
+
+
+def read_whole(path: str | os.PathLike[str]) -> Tensor:
+    """The picture in the file in its own size, uint8 (3, H, W): colours also of a grey one, turned as EXIF says.
+
+    Raises DataError for no such file, or not a sound picture.
+    """
+    try:
+        with without_warnings():
+            glance(Path(path))
+            return torch.from_numpy(decode_whole(Path(path).read_bytes()))
+    except Unreadable as reason:
+        raise DataError(f"{path} cannot be used as a picture: {reason}; give a sound JPEG or PNG") from None
 
 
 def read_as_in(dataset: str, path: str | os.PathLike[str], size: tuple[int, int], channels: int) -> Tensor:

@@ -1,7 +1,7 @@
 """What a detector finds in images, and COCO's measures of it."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,10 +21,14 @@ MASK_FROM = 0.5  # a pixel belongs to the object from this probability on
 
 @dataclass(frozen=True)
 class Precision:
-    """COCO's measures of the boxes, and of the masks where the detector gives them and the data set has them."""
+    """COCO's measures of the boxes, and of the masks where the detector gives them and the data set has them.
+
+    ``seconds``: what an image took in each part of the detector, where that was measured.
+    """
 
     boxes: CocoPrecision
     masks: CocoPrecision | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """AP, AP50, ... of boxes, mask_AP, ... of masks, and ``classes`` with AP and AP50 of each; NaN is None."""
@@ -37,7 +41,7 @@ class Precision:
             found |= {f"mask_{name}": _number(value) for name, value in self.masks.summary().items()}
             for name, values in self.masks.per_class().items():
                 classes[name] |= {f"mask_{key}": _number(values[key]) for key in ("AP", "AP50")}
-        return {**found, "classes": classes, "absent": list(self.boxes.absent)}
+        return {**found, "classes": classes, "absent": list(self.boxes.absent), **self.seconds}
 
 
 def detections(
