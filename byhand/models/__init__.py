@@ -180,7 +180,7 @@ DETECTORS: tuple[Network, ...] = (
 
 # What a detector's plain name means.
 SHORT = {"fastrcnn": "fastrcnn_small", "fasterrcnn": "fasterrcnn_small", "maskrcnn": "maskrcnn_small"}
-SEARCHING = ("fastrcnn",)  # what the names of those begin with whose proposals are searched in every new image
+SEARCHING = ("rcnn", "fastrcnn")  # what the names of those begin with whose proposals are searched in every new image
 
 FIRST = NETWORKS[:4]  # of chapters 3 to 6, small enough for anything in seconds
 

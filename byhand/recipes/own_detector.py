@@ -61,7 +61,7 @@ def own_detector(network: str, dataset: "DetectionDataset", size: int | None = N
     label = re.sub(r"[^\w.-]+", "-", label) or "images"
     check_masks(entry.name, dataset)
     small = entry.name in models.SHORT.values()
-    changes = {} if models.searches(entry.name) else {"crop": 0.5, "colour": 0.2}
+    searches = models.searches(entry.name)
     num_images = len(dataset.train_images)
     settings = Settings(
         epochs=max(5, min(5_000 // num_images, 40)),
@@ -72,8 +72,9 @@ def own_detector(network: str, dataset: "DetectionDataset", size: int | None = N
         clip=10.0,
         schedule="one-cycle",
         flip=place.kind == "folder",
+        crop=0.0 if searches else 0.5,
+        colour=0.0 if searches else 0.2,
         by_hand=False,
-        **changes,
     )
     best = settings.replace(epochs=max(20, min(20_000 // num_images, 160)), ema=0.999)
     return Recipe(

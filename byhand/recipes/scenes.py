@@ -32,7 +32,7 @@ CELLS = Settings(
     by_hand=False,
 )
 # Uncut, so that selective search looks at every scene once.
-SEARCHED = SCENES.replace(crop=0.0)
+SEARCHED = SCENES.replace(crop=0.0, epochs=12)
 ENLARGED = {"num_classes": 11, "min_size": 128, "max_size": 128}
 
 FASTRCNN_SCENES = Recipe(
