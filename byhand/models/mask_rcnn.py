@@ -47,6 +47,8 @@ def maskrcnn_small(num_classes: int = 11, width: int = 32, **options) -> FasterR
     """
     channels = 2 * width
     detector = FasterRCNN(small_pyramid(width), num_classes, **small_defaults(num_classes, width) | options)
-    pool = RoIPooler(14, canonical_scale=detector.roi_heads.box_roi_pool.canonical_scale)
+    of_boxes = detector.roi_heads.box_roi_pool
+    assert isinstance(of_boxes, RoIPooler)
+    pool = RoIPooler(14, canonical_scale=of_boxes.canonical_scale)
     predictor = MaskRCNNPredictor(channels, channels, num_classes)
     return mask_rcnn(detector, pool, MaskRCNNHeads(channels, (channels, channels)), predictor)

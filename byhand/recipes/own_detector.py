@@ -1,7 +1,7 @@
 """A recipe for any detector with any data set with boxes; the counterpart of ``own`` for images with one label.
 
 - AdamW over one cycle, highest lr 1e-3 of the small detectors and 2e-4 of the others, weight decay 0.01, gradients cut
-  at norm 10, batches of 4 images, of 8 where an epoch has more than 1,000.
+  at norm 10, batches of 4 images, of 8 where an epoch has more than 1,000; bfloat16 where the device computes it.
 - ``fast`` sees about 5,000 images in all, in 5 to 40 epochs; ``best`` four times as many, and keeps the running mean of
   the weights.
 - Images are cut at random to at least half their area and change their colours; photographs are also mirrored, digits
@@ -62,7 +62,7 @@ def own_detector(network: str, dataset: "DetectionDataset", size: int | None = N
     label = re.sub(r"[^\w.-]+", "-", label) or "images"
     check_masks(entry.name, dataset)
     small = entry.name in models.SHORT.values()
-    changes: dict[str, Any] = {} if models.searches(entry.name) else {"crop": 0.5, "colour": 0.2}
+    searches = models.searches(entry.name)
     num_images = len(dataset.train_images)
     settings = Settings(
         epochs=max(5, min(5_000 // num_images, 40)),
@@ -73,8 +73,10 @@ def own_detector(network: str, dataset: "DetectionDataset", size: int | None = N
         clip=10.0,
         schedule="one-cycle",
         flip=place.kind == "folder",
+        crop=0.0 if searches else 0.5,
+        colour=0.0 if searches else 0.2,
         by_hand=False,
-        **changes,
+        mixed_precision=True,
     )
     best = settings.replace(epochs=max(20, min(20_000 // num_images, 160)), ema=0.999)
     return Recipe(

@@ -34,7 +34,7 @@ CELLS = Settings(
     mixed_precision=True,
 )
 # Scenes that changed would have other proposals: uncut, each is searched once.
-SEARCHED = SCENES.replace(crop=0.0)
+SEARCHED = SCENES.replace(crop=0.0, epochs=12)
 WINDOWS = Settings(
     epochs=6,
     batch_size=8,

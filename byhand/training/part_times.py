@@ -42,7 +42,8 @@ def timed(network: nn.Module, times: PartTimes | None) -> Iterator[None]:
         search.recalls = False
     for part, path in parts.items():
         times.seconds.setdefault(part, 0.0)
-        module, began = network.get_submodule(path), []
+        module = network.get_submodule(path)
+        began: list[float] = []
         hooks += [
             module.register_forward_pre_hook(partial(_begin, began)),
             module.register_forward_hook(partial(_end, began, times, part)),
