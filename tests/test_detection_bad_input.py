@@ -49,7 +49,7 @@ def told(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("told")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("byhand.jobs.own_detector", narrow)
+        patched.setattr("byhand.assembly.own_detector", narrow)
         data = coco(folder / "cats", cats())
         return jobs.train(
             network="fasterrcnn", dataset=data, epochs=1, batch_size=2, threads=1, runs_dir=folder / "runs"
@@ -152,7 +152,7 @@ def test_a_class_without_examples_has_no_ap_and_that_is_said(told, byhand):
 
 
 def test_a_training_says_which_class_had_no_examples(byhand, tmp_path, monkeypatch):
-    monkeypatch.setattr("byhand.jobs.own_detector", narrow)
+    monkeypatch.setattr("byhand.assembly.own_detector", narrow)
     data = coco(tmp_path / "cats", cats())
     said = byhand(
         "train", "--network", "fasterrcnn", "--dataset", data, "--epochs", 1, "--batch-size", 3, "--threads", 1,

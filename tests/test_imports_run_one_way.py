@@ -17,7 +17,7 @@ PACKAGE = Path(byhand.__file__).parent
 # models, as fine-tuning asks which layers are the head; plots may import models, to ask a network for its receptive
 # fields and to train the pairs that it compares; models may import ops, as detectors take their boxes, proposals and
 # regions from there in both hands; plots may import ops and training, to show what a detector does and is measured on
-# by its own code; jobs, reproduce, trained and detect stand above everything but the command line.
+# by its own code; assembly, measures, jobs, reproduce, trained and detect stand above everything but the command line.
 BELOW_JOBS = {"ops", "nn", "optim", "models", "data", "training", "recipes", "runs", "proof", "plots", "pretrained"}
 MAY_IMPORT = {
     "errors": set(),
@@ -32,7 +32,9 @@ MAY_IMPORT = {
     "plots": {"data", "runs", "models", "ops", "training"},
     "training": {"data", "optim", "nn", "ops", "models"},
     "recipes": {"training", "models", "data"},
-    "jobs": BELOW_JOBS,
+    "assembly": BELOW_JOBS,
+    "measures": BELOW_JOBS | {"assembly"},
+    "jobs": BELOW_JOBS | {"assembly", "measures"},
     "reproduce": BELOW_JOBS | {"jobs"},
     "trained": BELOW_JOBS | {"jobs", "reproduce"},
     "detect": BELOW_JOBS,

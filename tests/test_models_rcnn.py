@@ -480,7 +480,7 @@ def tiny(monkeypatch, tmp_path):
         return replace(chosen, options={**chosen.options, "width": 2, "size": 16})
 
     monkeypatch.setattr("byhand.data.load_detection", lambda name, **options: scenes)
-    monkeypatch.setattr("byhand.jobs.own_detector", narrow)
+    monkeypatch.setattr("byhand.assembly.own_detector", narrow)
 
     def start(**settings):
         given = {"epochs": 2, "batch_size": 3, "threads": 1, "runs_dir": tmp_path / "runs"}

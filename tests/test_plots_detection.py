@@ -47,7 +47,7 @@ def finished(scenes, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("byhand.data.load_detection", lambda name, **options: scenes)
-        patched.setattr("byhand.jobs.own_detector", narrow)
+        patched.setattr("byhand.assembly.own_detector", narrow)
         return jobs.train(
             network="maskrcnn",
             dataset="digits-scene",

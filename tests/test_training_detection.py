@@ -40,7 +40,7 @@ def tiny(monkeypatch, scenes, tmp_path):
         return replace(chosen, options=TINY)
 
     monkeypatch.setattr("byhand.data.load_detection", lambda name, **options: scenes)
-    monkeypatch.setattr("byhand.jobs.own_detector", narrow)
+    monkeypatch.setattr("byhand.assembly.own_detector", narrow)
 
     def start(network="fasterrcnn", **settings):
         given = {"epochs": 2, "batch_size": 2, "threads": 1, "runs_dir": tmp_path / "runs"}
@@ -401,7 +401,7 @@ def test_a_training_on_ones_own_boxes_does_not_stop_for_a_bad_one(voc, tmp_path,
         chosen = own_detector(*arguments)
         return replace(chosen, options={**TINY, "num_classes": 2})
 
-    monkeypatch.setattr("byhand.jobs.own_detector", narrow)
+    monkeypatch.setattr("byhand.assembly.own_detector", narrow)
     run = jobs.train(
         network="fasterrcnn", dataset=f"voc-folder:{voc}", epochs=1, batch_size=2, threads=1, runs_dir=tmp_path / "runs"
     )

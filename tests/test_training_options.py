@@ -9,7 +9,7 @@ from conftest import made
 from torch import nn
 from torch.nn import functional as F
 
-from byhand import jobs, models
+from byhand import assembly, jobs, models
 from byhand.data import mixing
 from byhand.data.preparation import Preparation
 from byhand.errors import SettingsError
@@ -306,18 +306,18 @@ def test_mixed_precision_by_hand_is_refused():
 def test_a_plan_has_mixed_precision_where_the_device_computes_it_and_a_user_everywhere(
     monkeypatch, native, changes, expected
 ):
-    monkeypatch.setattr(jobs, "computes_bfloat16", lambda device: native)
+    monkeypatch.setattr(assembly, "computes_bfloat16", lambda device: native)
     planned = recipe("resnet20-cifar10").plan("fast").settings
     assert planned.mixed_precision
-    assert jobs._resolved(planned, changes, torch.device("cpu")).mixed_precision is expected
+    assert assembly.resolved(planned, changes, torch.device("cpu")).mixed_precision is expected
 
 
 def test_on_a_gpu_a_plan_by_hand_goes_by_library_unless_asked(monkeypatch):
-    monkeypatch.setattr(jobs, "computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(assembly, "computes_bfloat16", lambda device: True)
     planned = recipe("lenet5-mnist").plan("fast").settings
     assert planned.by_hand
-    assert not jobs._resolved(planned, {}, torch.device("cuda")).by_hand
-    assert jobs._resolved(planned, {"by_hand": True}, torch.device("cuda")).by_hand
+    assert not assembly.resolved(planned, {}, torch.device("cuda")).by_hand
+    assert assembly.resolved(planned, {"by_hand": True}, torch.device("cuda")).by_hand
 
 
 def test_every_option_reaches_a_run_and_its_record(tmp_path):
