@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from byhand import ops, prove
-from byhand.ops import depthwise
+from byhand.ops import depthwise, depthwise_shifts
 from byhand.ops.layout import batch_innermost
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -65,6 +65,8 @@ def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
     bias = (random(case["weight"][0], dtype=dtype, seed=2),) if with_bias else ()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(depthwise, "BLOCK", 300)  # a row or two, so that small images have several blocks
+        patch.setattr(depthwise_shifts, "BLOCK", 300)  # an image or two
+        patch.setattr(depthwise_shifts, "LARGE", 20)
         assert_agree(conv(ops.conv2d, **case["settings"]), conv(F.conv2d, **case["settings"]), x, weight, *bias)
 
 
@@ -149,11 +151,14 @@ def test_the_output_may_be_changed_in_place_as_with_torch():
 
 
 def test_one_group_a_channel_goes_this_way_and_others_do_not():
-    def node(channels, outputs, groups):
-        x, weight = random(2, channels, 5, 5).requires_grad_(), random(outputs, channels // groups, 3, 3, seed=1)
-        return ops.conv2d(x, weight, groups=groups).grad_fn.name()
+    def node(channels, outputs, groups, batch=2, size=5, layout=lambda x: x):
+        x, weight = random(batch, channels, size, size), random(outputs, channels // groups, 3, 3, seed=1)
+        return ops.conv2d(layout(x).requires_grad_(), weight, groups=groups).grad_fn.name()
 
-    assert node(4, 4, 4) == node(4, 8, 4) == "depthwise_conv2dBackward"
+    assert node(4, 4, 4) == "depthwise_shiftsBackward"
+    assert node(4, 4, 4, batch=16, size=10) == "depthwise_shiftsBackward"
+    assert node(4, 8, 4) == node(4, 4, 4, batch=16) == "depthwise_conv2dBackward"
+    assert node(4, 4, 4, batch=16, size=10, layout=batch_innermost) == "depthwise_conv2dBackward"
     assert node(4, 4, 2) == node(4, 4, 1) == node(1, 4, 1) == "conv2dBackward"
 
 

@@ -82,10 +82,12 @@ class Shifts:
         least, greatest, _, _ = self.reach
         return Room(g, (1, 1), max(greatest, 0), max(self.rows.places, self.size[0] - least), self.pitch)
 
-    def block(self, O: int, C: int) -> int:
-        """Images that go through at once."""
-        numbers = C * self.rows.size * self.columns.size + O * self.rows.places * self.columns.places
-        return max(max(BLOCK, O * C * self.rows.kernel * self.columns.kernel) // numbers, 1)
+    def step(self, x: Tensor, O: int, least: int) -> int:
+        """Images of ``x`` that go through at once: ``least`` numbers with their outputs, all of them on a GPU."""
+        if x.device.type != "cpu":
+            return max(len(x), 1)
+        numbers = x.shape[1] * self.rows.size * self.columns.size + O * self.rows.places * self.columns.places
+        return max(least // max(numbers, 1), 1)
 
 
 class Room:
@@ -131,14 +133,12 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides,
 
 
 def conv2d_shifts_forward(x: Tensor, weight: Tensor, bias: Tensor | None, shifts: Shifts):
-    O, C = weight.shape[:2]
-    H, W = shifts.rows.places, shifts.columns.places
+    O, H, W = len(weight), shifts.rows.places, shifts.columns.places
     kernels = weight.permute(2, 3, 0, 1).contiguous()
     y = x.new_empty(len(x), O, H, W)
-    room = sums = None
-    for images, out in _blocks(shifts.block(O, C), x, y):
-        if room is None:
-            room, sums = shifts.images(images), y.new_empty(len(out), O, H * shifts.pitch)
+    step = shifts.step(x, O, max(BLOCK, weight.numel()))
+    room, sums = shifts.images(x[:step]), y.new_empty(*y[:step].shape[:2], H * shifts.pitch)
+    for images, out in blocks(step, x, y):
         room.fill(images)
         pairs = [(kernels[place], room.seen(*tap, H)) for place, tap in shifts.taps.items()]
         total = _sum_of_products(pairs, sums[: len(out)]).view(len(out), O, H, -1)[..., :W]
@@ -153,11 +153,11 @@ def conv2d_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, shif
     O, C, kH, kW = weight.shape
     turned = weight.permute(2, 3, 1, 0).contiguous()
     d_x, d_weight = x.new_zeros(x.shape), weight.new_zeros(kH, kW, O, C)
-    gradients = room = sums = products = None
-    for images, g, d_images in _blocks(shifts.block(O, C), x, grad, d_x):
-        if gradients is None:
-            gradients, room = shifts.gradients(g), shifts.images(images)
-            sums, products = x.new_empty(len(g), C, shifts.size[0] * shifts.pitch), x.new_empty(len(g), O, C)
+    step = shifts.step(x, O, max(BLOCK, weight.numel()))
+    gradients, room = shifts.gradients(grad[:step]), shifts.images(x[:step])
+    sums = x.new_empty(*x[:step].shape[:2], shifts.size[0] * shifts.pitch)
+    products = x.new_empty(len(x[:step]), O, C)
+    for images, g, d_images in blocks(step, x, grad, d_x):
         gradients.fill(g)
         if needed[0]:
             _input_gradient(gradients, turned, shifts, sums, d_images)
@@ -205,7 +205,6 @@ def _sum_of_products(pairs: list[tuple[Tensor, Tensor]], out: Tensor) -> Tensor:
     return out
 
 
-def _blocks(step: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors cut alike along the batch; a GPU has no use for blocks."""
-    step = step if tensors[0].device.type == "cpu" else max(len(tensors[0]), 1)
+def blocks(step: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors cut alike along the batch."""
     return zip(*(tensor.split(step) for tensor in tensors), strict=True)
