@@ -409,7 +409,7 @@ def test_each_convolution_goes_the_way_of_its_shape_and_layout():
     assert way(channels=64, kernel=1) == "conv2d_rows"
     assert way(batch=8) == way(channels=4, groups=2) == way(channels=64, batch=8) == "conv2d"
     assert way(channels=12, outputs=12, size=10) == way(channels=12, outputs=12, batch=1) == "conv2d_shifts"
-    assert way(channels=12, outputs=12) == "conv2d_strips"
+    assert way(channels=12, outputs=12, size=7) == "conv2d_strips"
     assert way(channels=12, outputs=12, size=10, layout=batch_innermost) == "conv2d_strips"
 
 

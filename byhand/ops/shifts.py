@@ -28,7 +28,7 @@ from byhand.ops.layout import ENOUGH, is_batch_innermost
 from byhand.ops.tape import operation
 
 WIDE = 12  # channels from which on the products of single places are worth while
-LARGE = 100  # pixels of an image from which on that holds for a batch
+LARGE = 64  # pixels of an image from which on that holds for a batch
 BLOCK = 3 << 17  # numbers of images and outputs that go through at once: 1.5 MB of float32
 
 Sides = tuple[int, int, int, int]  # zeros at the left, right, top and bottom
