@@ -35,17 +35,7 @@ CELLS = Settings(
 )
 # Scenes that changed would have other proposals: uncut, each is searched once.
 SEARCHED = SCENES.replace(crop=0.0, epochs=12)
-WINDOWS = Settings(
-    epochs=6,
-    batch_size=8,
-    lr=2e-3,
-    optimizer="adamw",
-    weight_decay=0.01,
-    clip=10.0,
-    schedule="one-cycle",
-    by_hand=False,
-    mixed_precision=True,
-)
+WINDOWS = SCENES.replace(epochs=6, lr=2e-3, crop=0.0, ema=0.0)
 ENLARGED = {"num_classes": 11, "min_size": 128, "max_size": 128}
 
 RCNN_SCENES = Recipe(
