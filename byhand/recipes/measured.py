@@ -35,5 +35,6 @@ EPOCH_SECONDS = {
     ("resnet20-cifar10", "fast"): 97.8,
     ("rcnn-scenes", "fast"): 72.5,
     ("fastrcnn-scenes", "fast"): 59.1,
+    ("fasterrcnn-scenes", "fast"): 79.4,
     ("fasterrcnn-bccd", "fast"): 33.8,
 }
