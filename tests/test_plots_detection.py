@@ -15,6 +15,7 @@ from byhand.data.digits_scene import make_digits_scene
 from byhand.errors import DataError, SettingsError
 from byhand.ops.average_precision import Detections, Objects
 from byhand.ops.coco_precision import coco_average_precision
+from byhand.ops.run_length import encode_mask
 from byhand.plots import language
 from byhand.plots.detections import Pair
 from byhand.plots.seen import anchors_of, look, proposed, regions_of, taught
@@ -308,12 +309,18 @@ def test_detections_stand_below_the_truth_of_the_same_image(scenes):
     figure = plots.detections_beside_truth([pair, unknown], scenes.class_names, 0.5)
     above, above_unknown, below, below_unknown = figure.axes
     assert all(has(frames(above), box) for box in objects.boxes.tolist())
-    assert len(above.patches) == len(objects) == len(above.images) - 1  # each with its mask
+    assert len(above.patches) == len(objects)
+    assert len(above.images) == 1  # without masks, as none were found
     assert frames(below).tolist() == [[5, 6, 50, 70]]
     assert [text.get_text() for text in below.texts] == ["3 0.90"]
     assert not above_unknown.patches
     assert not below_unknown.patches
     assert "objects unknown" in above_unknown.get_title()
+    masks = [encode_mask(mask) for mask in objects.masks[:1]]
+    one = Detections(objects.boxes[:1], torch.tensor([0.9]), objects.labels[:1], masks)
+    above, below = plots.detections_beside_truth([pair._replace(found=one)], scenes.class_names, 0.5).axes
+    assert len(above.images) == 1 + len(objects)
+    assert len(below.images) == 2
 
 
 # Runs

@@ -73,18 +73,24 @@ def detections_beside_truth(
         if one.truth is None:
             above.set_title(word("beside_unknown", lang, name=one.name), fontsize=9)
         else:
-            draw_objects(above, one.truth, range(len(one.truth.labels)), names)
+            # masks only where there are some to compare with
+            draw_objects(above, one.truth, range(len(one.truth.labels)), names, masks=one.found.masks is not None)
             above.set_title(word("beside_truth", lang, name=one.name, count=len(one.truth.labels)), fontsize=9)
         draw_objects(below, one.found, one.shown, names, one.found.scores)
         below.set_title(word("beside_found", lang, count=len(one.shown)), fontsize=9)
     return finished(figure, lang)
 
 
-def draw_objects(axes: Any, objects: Any, shown: Sequence[int], class_names: Sequence[str], scores: Any = None) -> None:
-    """Draw the objects at the places ``shown`` with their names, a colour for each class, the first of them on top."""
+def draw_objects(
+    axes: Any, objects: Any, shown: Sequence[int], class_names: Sequence[str], scores: Any = None, masks: bool = True
+) -> None:
+    """Draw the objects at the places ``shown`` with their names, a colour for each class, the first of them on top.
+
+    Their masks too, where they have some, unless ``masks`` is False.
+    """
     for k in reversed(list(shown)):
         colour = COLOURS[int(objects.labels[k]) % len(COLOURS)]
-        if objects.masks is not None:
+        if masks and objects.masks is not None:
             axes.imshow(veil(objects.masks[k], colour), interpolation="nearest")
         outline(axes, objects.boxes[k], edgecolor=colour, linewidth=1.5)
     taken: list[tuple[float, float]] = []
