@@ -195,33 +195,17 @@ def example_input(model: nn.Module) -> Tensor:
 
 
 def _check_whole(library: nn.Module, hand: nn.Module, batch: list, seed: int) -> list[Check]:
-    checks = {}
-    sides = []
+    checks = _check_passes(library, hand, batch, seed)
     for model in (hand, library):
-        inputs, leaves = _followed(batch)
-        torch.manual_seed(seed)
-        outputs = _tensors(model(*inputs))
-        followed = {key: value for key, value in outputs.items() if value.requires_grad}
-        for value in followed.values():
-            value.retain_grad()
-        loss = _loss(outputs, functional if model is hand else nn.functional, seed)
-        if loss.requires_grad:  # else there is nothing to learn, and nothing to compare
-            loss.backward()
-        side = {
-            "output": {key: value.detach() for key, value in outputs.items()},
-            "loss": {"value": loss.detach()} | _gradients(followed),
-            "gradients": _gradients(dict(model.named_parameters()) | leaves),
-        }
-        side["buffers"] = {key: b.detach().clone() for key, b in model.named_buffers()}
-        training = {module: module.training for module in model.modules()}
-        model.eval()
-        with torch.no_grad():
-            outputs = _tensors(model(*_followed(batch)[0]))
-            side["output"] |= {f"{key} in evaluation": value for key, value in outputs.items()}
-        for module, flag in training.items():
-            module.training = flag
-        sides.append(side)
-    kinds = {"loss": ", ".join(sorted({_loss_of(output) for output in outputs.values()}))}
+        model.zero_grad(set_to_none=True)  # gradients as large as the network, which the steps need the room of
+    steps = Check("three steps", "SGD, AdamW", _check_steps(library, hand, batch, seed))
+    return [*checks, steps]
+
+
+def _check_passes(library: nn.Module, hand: nn.Module, batch: list, seed: int) -> list[Check]:
+    checks = []
+    sides = [_passes(model, losses, batch, seed) for model, losses in ((hand, functional), (library, nn.functional))]
+    kinds = {"loss": ", ".join(sorted({_loss_of(output) for output in sides[1]["output"].values()}))}
     for group in ("output", "loss", "gradients", "buffers"):
         mine, reference = (side[group] for side in sides)
         only_mine = tuple(
@@ -229,9 +213,35 @@ def _check_whole(library: nn.Module, hand: nn.Module, batch: list, seed: int) ->
             for key, grad in mine.items()
             if key not in reference and bool((grad != 0).any())
         )
-        checks[group] = Check(group, kinds.get(group, "whole network"), _differences(mine, reference) + only_mine)
-    checks["three steps"] = Check("three steps", "SGD, AdamW", _check_steps(library, hand, batch, seed))
-    return list(checks.values())
+        checks.append(Check(group, kinds.get(group, "whole network"), _differences(mine, reference) + only_mine))
+    return checks
+
+
+def _passes(model: nn.Module, losses: Any, batch: list, seed: int) -> dict[str, dict[str, Tensor]]:
+    """What a pass forward and backward in training, and one in evaluation, give in one hand, in groups."""
+    inputs, leaves = _followed(batch)
+    torch.manual_seed(seed)
+    outputs = _tensors(model(*inputs))
+    followed = {key: value for key, value in outputs.items() if value.requires_grad}
+    for value in followed.values():
+        value.retain_grad()
+    loss = _loss(outputs, losses, seed)
+    if loss.requires_grad:  # else there is nothing to learn, and nothing to compare
+        loss.backward()
+    side = {
+        "output": {key: value.detach() for key, value in outputs.items()},
+        "loss": {"value": loss.detach()} | _gradients(followed),
+        "gradients": _gradients(dict(model.named_parameters()) | leaves),
+    }
+    side["buffers"] = {key: b.detach().clone() for key, b in model.named_buffers()}
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    with torch.no_grad():
+        outputs = _tensors(model(*_followed(batch)[0]))
+        side["output"] |= {f"{key} in evaluation": value for key, value in outputs.items()}
+    for module, flag in training.items():
+        module.training = flag
+    return side
 
 
 def _check_steps(library: nn.Module, hand: nn.Module, batch: list, seed: int) -> tuple[Difference, ...]:
@@ -255,7 +265,8 @@ def _check_steps(library: nn.Module, hand: nn.Module, batch: list, seed: int) ->
                 optimizer.zero_grad()
                 _loss(_tensors(model(*_followed(batch)[0])), losses, seed + step).backward()
                 optimizer.step()
-            sides.append({f"{key} after {kind}": value.clone() for key, value in model.state_dict().items()})
+            optimizer.zero_grad(set_to_none=True)
+            sides.append({f"{key} after {kind}": value for key, value in model.state_dict().items()})
         found += _differences(*sides)
     return tuple(found)
 
@@ -371,8 +382,11 @@ def _check_calls(library: nn.Module, hand: nn.Module, batch: list, seed: int) ->
         loss.backward()
     for handle in handles:
         handle.remove()
+    del library, outputs, loss  # with their gradients; the calls have copies of what they need
     checks = []
-    for i, call in enumerate(recorder.calls):
+    calls = recorder.calls
+    for i in range(len(calls)):
+        call = calls.pop(0)  # and with it the copies of its layer
         sides = []
         for function in (call.hand, call.library):
             parameters = list(function.named_parameters()) if isinstance(function, nn.Module) else []
