@@ -249,7 +249,7 @@ def _check_steps(library: nn.Module, hand: nn.Module, batch: list, seed: int) ->
     start = copy.deepcopy(library.state_dict())
     recipes: tuple[tuple[str, dict[str, Any]], ...] = (
         ("SGD", {"lr": 1e-3, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}),  # deep ones diverge at 0.05
-        ("AdamW", {"lr": 1e-3}),
+        ("AdamW", {"lr": 1e-3, "eps": 1e-6}),  # the default of 1e-8 makes steps of gradients that are rounding alone
     )
     for kind, settings in recipes:
         sides: list[dict[str, Tensor]] = []
