@@ -39,5 +39,6 @@ EPOCH_SECONDS = {
     ("rcnn-scenes", "fast"): 72.5,
     ("fastrcnn-scenes", "fast"): 59.1,
     ("fasterrcnn-scenes", "fast"): 79.4,
+    ("maskrcnn-scenes", "fast"): 131,
     ("fasterrcnn-bccd", "fast"): 33.8,
 }
