@@ -612,7 +612,7 @@ def test_importing_the_package_imports_neither_matplotlib_nor_torch():
         "print(sorted({'torch', 'matplotlib', 'numpy'} & set(sys.modules)), len(PICTURES), LANGUAGES)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert answer.stdout.strip() == "[] 9 ('en', 'zh')"
+    assert answer.stdout.strip() == "[] 16 ('en', 'zh')"
 
 
 def test_pictures_are_drawn_without_a_display_and_without_pyplot(tmp_path):

@@ -162,7 +162,7 @@ WORDS = {
         "map of {size}: {count} anchors, {each} at each point",
         "特征图 {size}：{count} 个锚框，每点 {each} 个",
     ),
-    "anchors_step": ("\n(every {step}th row and column of points)", "\n（每 {step} 行、{step} 列画一点）"),
+    "anchors_step": ("\n(every {step}th row and column of points)", "\n（行列各隔 {step} 画一点）"),
     "anchors_ratio": ("height / width = {ratio}", "高 / 宽 = {ratio}"),
     "anchors_point": ("point that anchors lie around", "锚点"),
     "proposals_title": ("Proposals before and after suppression", "非极大值抑制前后的提议区域"),
