@@ -13,7 +13,7 @@ from torch import Tensor
 
 from byhand.ops.depthwise import Axis
 from byhand.ops.layout import ENOUGH, is_batch_innermost
-from byhand.ops.shifts import LARGE, Room, Shifts, Sides, blocks
+from byhand.ops.shifts import LARGE, Meeting, Shifts, Sides, add_gradients, sum_of_shifted
 from byhand.ops.tape import operation
 
 BLOCK = 3 << 18  # numbers of images and outputs that go through at once: 3 MB of float32
@@ -35,41 +35,18 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides,
 
 
 def depthwise_shifts_forward(x: Tensor, weight: Tensor, bias: Tensor | None, shifts: Shifts):
-    C, (H, W) = len(weight), (shifts.rows.places, shifts.columns.places)
-    y = x.new_empty(len(x), C, H, W)
-    step = shifts.step(x, C, BLOCK)
-    room, sums = shifts.images(x[:step]), y.new_empty(*y[:step].shape[:2], H * shifts.pitch)
-    for images, out in blocks(step, x, y):
-        room.fill(images)
-        pairs = [(weight[:, :, u, v], room.seen(*tap, H)) for (u, v), tap in shifts.taps.items()]
-        total = _sum_of_multiples(pairs, sums[: len(out)]).view(len(out), C, H, -1)[..., :W]
-        if bias is None:
-            out.copy_(total)
-        else:
-            torch.add(total, bias[:, None, None], out=out)
-    return y, (x, weight, shifts)
+    step = shifts.step(x, len(weight), BLOCK)
+    return sum_of_shifted(x, _factors(weight), bias, shifts, step, _DEPTHWISE), (x, weight, shifts)
 
 
 def depthwise_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, shifts: Shifts):
-    C, H = len(weight), shifts.rows.places
-    d_x, d_weight = x.new_zeros(x.shape), weight.new_zeros(weight.shape)
-    step = shifts.step(x, C, BLOCK)
-    gradients, room = shifts.gradients(grad[:step]), shifts.images(x[:step])
-    sums = x.new_empty(*x[:step].shape[:2], shifts.size[0] * shifts.pitch)
-    products = x.new_empty(*x[:step].shape[:2], H * shifts.pitch)
-    for images, g, d_images in blocks(step, x, grad, d_x):
-        gradients.fill(g)
-        if needed[0]:
-            _input_gradient(gradients, weight, shifts, sums, d_images)
-        if needed[1]:
-            room.fill(images)
-            outputs = gradients.seen((0, 0), (0, 0), H)
-            for (u, v), tap in shifts.taps.items():
-                product = torch.mul(outputs, room.seen(*tap, H), out=products[: len(g)])
-                d_weight[:, 0, u, v] += product.sum(2).sum(0)
+    step, factors = shifts.step(x, len(weight), BLOCK), _factors(weight)
+    d_x = x.new_zeros(x.shape) if needed[0] else None
+    d_factors = torch.zeros_like(factors) if needed[1] else None
+    add_gradients(d_x, d_factors, grad, x, factors, shifts, step, _DEPTHWISE)
     return (
-        d_x if needed[0] else None,
-        d_weight if needed[1] else None,
+        d_x,
+        d_factors.permute(2, 3, 0, 1).contiguous() if d_factors is not None else None,
         grad.sum((0, 2, 3)) if needed[2] else None,
         None,
     )
@@ -78,27 +55,24 @@ def depthwise_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, s
 _depthwise_shifts = operation(depthwise_shifts_forward, depthwise_shifts_backward)
 
 
-def _input_gradient(gradients: Room, weight: Tensor, shifts: Shifts, sums: Tensor, out: Tensor) -> None:
-    """Write ∂L/∂X (b, C, H, W) of the images whose ∂L/∂Y the room holds into ``out``."""
-    rows, columns = shifts.rows.stride, shifts.columns.stride
-    for row in range(rows):
-        for column in range(columns):
-            some = out[:, :, row::rows, column::columns]
-            pairs = [
-                (weight[:, :, u, v], gradients.seen((0, 0), (-down, -right), shifts.size[0]))
-                for (u, v), (cut, (down, right)) in shifts.taps.items()
-                if cut == (row, column)
-            ]
-            if pairs:  # else no place of the kernel sees these pixels
-                total = _sum_of_multiples(pairs, sums[: len(out)]).view(*out.shape[:2], -1, shifts.pitch)
-                some.copy_(total[:, :, : some.shape[2], : some.shape[3]])
+def _factors(weight: Tensor) -> Tensor:
+    """The weight (C, 1, kH, kW) by places, (kH, kW, C, 1)."""
+    return weight.permute(2, 3, 0, 1).contiguous()
 
 
-def _sum_of_multiples(pairs: list[tuple[Tensor, Tensor]], out: Tensor) -> Tensor:
-    """Σ factor · pixels, each (C, 1) · (b, C, N), in ``out`` (b, C, N)."""
-    for number, (factor, pixels) in enumerate(pairs):
-        if number == 0:
-            torch.mul(pixels, factor, out=out)
-        else:
-            out.addcmul_(pixels, factor)
-    return out
+def _multiple(factor: Tensor, pixels: Tensor, out: Tensor) -> None:
+    """Write factor · pixels, (C, 1) · (b, C, N), into ``out``."""
+    torch.mul(pixels, factor, out=out)
+
+
+def _add_multiple(factor: Tensor, pixels: Tensor, out: Tensor) -> None:
+    """Add factor · pixels to ``out``."""
+    out.addcmul_(pixels, factor)
+
+
+def _factor_gradient(outputs: Tensor, pixels: Tensor) -> Tensor:
+    """Σ over images of outputs · pixels, both (b, C, N) -> (C, 1)."""
+    return (outputs * pixels).sum(2, keepdim=True).sum(0)
+
+
+_DEPTHWISE = Meeting(_multiple, _add_multiple, _factor_gradient)

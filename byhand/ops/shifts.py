@@ -16,7 +16,7 @@ take half of the time that they take out of it.
 Equal to the way of ``byhand.ops.convolution`` up to rounding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -90,6 +90,21 @@ class Shifts:
         return max(least // max(numbers, 1), 1)
 
 
+@dataclass(frozen=True)
+class Meeting:
+    """How the kernel of one place meets the pixels that it sees, and what its gradient is; in a kernel (O, …)."""
+
+    write: Callable[[Tensor, Tensor, Tensor], None]
+    add: Callable[[Tensor, Tensor, Tensor], None]
+    gradient: Callable[[Tensor, Tensor], Tensor]
+
+    def total(self, pairs: list[tuple[Tensor, Tensor]], out: Tensor) -> Tensor:
+        """Σ of what kernels make of their pixels, in ``out``."""
+        for number, (kernel, pixels) in enumerate(pairs):
+            (self.add if number else self.write)(kernel, pixels, out)
+        return out
+
+
 class Room:
     """Memory for a few images with zeros above, below and behind their rows, cut by ``stride``, to be filled often."""
 
@@ -133,43 +148,20 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides,
 
 
 def conv2d_shifts_forward(x: Tensor, weight: Tensor, bias: Tensor | None, shifts: Shifts):
-    O, H, W = len(weight), shifts.rows.places, shifts.columns.places
     kernels = weight.permute(2, 3, 0, 1).contiguous()
-    y = x.new_empty(len(x), O, H, W)
-    step = shifts.step(x, O, max(BLOCK, weight.numel()))
-    room, sums = shifts.images(x[:step]), y.new_empty(*y[:step].shape[:2], H * shifts.pitch)
-    for images, out in blocks(step, x, y):
-        room.fill(images)
-        pairs = [(kernels[place], room.seen(*tap, H)) for place, tap in shifts.taps.items()]
-        total = _sum_of_products(pairs, sums[: len(out)]).view(len(out), O, H, -1)[..., :W]
-        if bias is None:
-            out.copy_(total)
-        else:
-            torch.add(total, bias[:, None, None], out=out)
-    return y, (x, weight, shifts)
+    step = shifts.step(x, len(weight), max(BLOCK, weight.numel()))
+    return sum_of_shifted(x, kernels, bias, shifts, step, _DENSE), (x, weight, shifts)
 
 
 def conv2d_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, shifts: Shifts):
-    O, C, kH, kW = weight.shape
     turned = weight.permute(2, 3, 1, 0).contiguous()
-    d_x, d_weight = x.new_zeros(x.shape), weight.new_zeros(kH, kW, O, C)
-    step = shifts.step(x, O, max(BLOCK, weight.numel()))
-    gradients, room = shifts.gradients(grad[:step]), shifts.images(x[:step])
-    sums = x.new_empty(*x[:step].shape[:2], shifts.size[0] * shifts.pitch)
-    products = x.new_empty(len(x[:step]), O, C)
-    for images, g, d_images in blocks(step, x, grad, d_x):
-        gradients.fill(g)
-        if needed[0]:
-            _input_gradient(gradients, turned, shifts, sums, d_images)
-        if needed[1]:
-            room.fill(images)
-            H = shifts.rows.places
-            outputs = gradients.seen((0, 0), (0, 0), H)
-            for place, tap in shifts.taps.items():
-                d_weight[place] += torch.bmm(outputs, room.seen(*tap, H).mT, out=products[: len(g)]).sum(0)
+    step = shifts.step(x, len(weight), max(BLOCK, weight.numel()))
+    d_x = x.new_zeros(x.shape) if needed[0] else None
+    d_kernels = torch.zeros_like(turned.mT) if needed[1] else None
+    add_gradients(d_x, d_kernels, grad, x, turned, shifts, step, _DENSE)
     return (
-        d_x if needed[0] else None,
-        d_weight.permute(2, 3, 0, 1).contiguous() if needed[1] else None,
+        d_x,
+        d_kernels.permute(2, 3, 0, 1).contiguous() if d_kernels is not None else None,
         grad.sum((0, 2, 3)) if needed[2] else None,
         None,
     )
@@ -178,8 +170,78 @@ def conv2d_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, shif
 _conv2d_shifts = operation(conv2d_shifts_forward, conv2d_shifts_backward)
 
 
-def _input_gradient(gradients: Room, turned: Tensor, shifts: Shifts, sums: Tensor, out: Tensor) -> None:
-    """Write ∂L/∂X (b, C, H, W) of the images whose ∂L/∂Y the room holds into ``out``; ``turned`` is (kH, kW, C, O)."""
+def _product(kernel: Tensor, pixels: Tensor, out: Tensor) -> None:
+    """Write kernel · pixels, (O, C) · (b, C, N), into ``out`` (b, O, N)."""
+    torch.bmm(kernel.expand(len(pixels), -1, -1), pixels, out=out)
+
+
+def _add_product(kernel: Tensor, pixels: Tensor, out: Tensor) -> None:
+    """Add kernel · pixels to ``out``."""
+    torch.baddbmm(out, kernel.expand(len(pixels), -1, -1), pixels, out=out)
+
+
+def _kernel_gradient(outputs: Tensor, pixels: Tensor) -> Tensor:
+    """Σ over images of outputs · pixelsᵀ, (b, O, N) and (b, C, N) -> (O, C)."""
+    return torch.bmm(outputs, pixels.mT).sum(0)
+
+
+_DENSE = Meeting(_product, _add_product, _kernel_gradient)
+
+
+def sum_of_shifted(
+    x: Tensor, kernels: Tensor, bias: Tensor | None, shifts: Shifts, step: int, meeting: Meeting
+) -> Tensor:
+    """bias + Σ_{u, v} of what ``kernels[u, v]`` (O, …) makes of X shifted by u, v; (B, O, H', W').
+
+    ``step`` images at a time.
+    """
+    O, H, W = kernels.shape[2], shifts.rows.places, shifts.columns.places
+    y = x.new_empty(len(x), O, H, W)
+    room, sums = shifts.images(x[:step]), y.new_empty(*y[:step].shape[:2], H * shifts.pitch)
+    for images, out in blocks(step, x, y):
+        room.fill(images)
+        pairs = [(kernels[place], room.seen(*tap, H)) for place, tap in shifts.taps.items()]
+        total = meeting.total(pairs, sums[: len(out)]).view(len(out), O, H, -1)[..., :W]
+        if bias is None:
+            out.copy_(total)
+        else:
+            torch.add(total, bias[:, None, None], out=out)
+    return y
+
+
+def add_gradients(
+    d_x: Tensor | None,
+    d_kernels: Tensor | None,
+    grad: Tensor,
+    x: Tensor,
+    turned: Tensor,
+    shifts: Shifts,
+    step: int,
+    meeting: Meeting,
+) -> None:
+    """Write the gradients of ``sum_of_shifted`` into ``d_x`` and ``d_kernels``, zeros before, each unless it is None.
+
+    ``turned[u, v]`` makes of ∂L/∂Y what the pixels that the place saw are given: (C, …).
+    """
+    H = shifts.rows.places
+    gradients, room = shifts.gradients(grad[:step]), shifts.images(x[:step])
+    sums = x.new_empty(*x[:step].shape[:2], shifts.size[0] * shifts.pitch)
+    for start in range(0, len(x), step):
+        some = slice(start, start + step)
+        gradients.fill(grad[some])
+        if d_x is not None:
+            _write_input_gradient(d_x[some], gradients, turned, shifts, sums, meeting)
+        if d_kernels is not None:
+            room.fill(x[some])
+            outputs = gradients.seen((0, 0), (0, 0), H)
+            for place, tap in shifts.taps.items():
+                d_kernels[place] += meeting.gradient(outputs, room.seen(*tap, H))
+
+
+def _write_input_gradient(
+    out: Tensor, gradients: Room, turned: Tensor, shifts: Shifts, sums: Tensor, meeting: Meeting
+) -> None:
+    """Write ∂L/∂X (b, C, H, W) of the images whose ∂L/∂Y the room holds into ``out``."""
     rows, columns = shifts.rows.stride, shifts.columns.stride
     for row in range(rows):
         for column in range(columns):
@@ -190,19 +252,8 @@ def _input_gradient(gradients: Room, turned: Tensor, shifts: Shifts, sums: Tenso
                 if cut == (row, column)
             ]
             if pairs:  # else no place of the kernel sees these pixels
-                total = _sum_of_products(pairs, sums[: len(out)]).view(*out.shape[:2], -1, shifts.pitch)
+                total = meeting.total(pairs, sums[: len(out)]).view(*out.shape[:2], -1, shifts.pitch)
                 some.copy_(total[:, :, : some.shape[2], : some.shape[3]])
-
-
-def _sum_of_products(pairs: list[tuple[Tensor, Tensor]], out: Tensor) -> Tensor:
-    """Σ kernel · pixels, each (O, C) · (b, C, N), in ``out`` (b, O, N)."""
-    for number, (kernel, pixels) in enumerate(pairs):
-        kernel = kernel.expand(len(pixels), -1, -1)
-        if number == 0:
-            torch.bmm(kernel, pixels, out=out)
-        else:
-            torch.baddbmm(out, kernel, pixels, out=out)
-    return out
 
 
 def blocks(step: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
