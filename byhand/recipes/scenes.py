@@ -37,51 +37,26 @@ CELLS = Settings(
 # Scenes that changed would have other proposals: uncut, each is searched once.
 SEARCHED = SCENES.replace(crop=0.0, epochs=12)
 WINDOWS = SCENES.replace(epochs=6, lr=2e-3, crop=0.0, ema=0.0)
-ENLARGED = {"num_classes": 11, "min_size": 128, "max_size": 128}
 
-RCNN_SCENES = Recipe(
-    name="rcnn-scenes",
-    title="R-CNN",
-    section="7.6",
-    network="rcnn_small",
-    dataset="digits-scene",
-    plans={"fast": Plan(WINDOWS, {"AP50": at_least(0.80)})},
-    task="detection",
-    options={"num_classes": 11, "min_size": 96, "max_size": 128},
-)
 
-FASTRCNN_SCENES = Recipe(
-    name="fastrcnn-scenes",
-    title="Fast R-CNN",
-    section="7.6",
-    network="fastrcnn_small",
-    dataset="digits-scene",
-    plans={"fast": Plan(SEARCHED, {"AP50": at_least(0.90)})},
-    task="detection",
-    options=ENLARGED,
-)
+def scenes(name: str, title: str, settings: Settings, goal: dict[str, float], min_size: int = 128) -> Recipe:
+    """The recipe NAME-scenes of the small detector NAME, which asks for at least these measures."""
+    return Recipe(
+        name=f"{name}-scenes",
+        title=title,
+        section="7.6",
+        network=f"{name}_small",
+        dataset="digits-scene",
+        plans={"fast": Plan(settings, {measure: at_least(least) for measure, least in goal.items()})},
+        task="detection",
+        options={"num_classes": 11, "min_size": min_size, "max_size": 128},
+    )
 
-FASTERRCNN_SCENES = Recipe(
-    name="fasterrcnn-scenes",
-    title="Faster R-CNN",
-    section="7.6",
-    network="fasterrcnn_small",
-    dataset="digits-scene",
-    plans={"fast": Plan(SCENES, {"AP50": at_least(0.95)})},
-    task="detection",
-    options=ENLARGED,
-)
 
-MASKRCNN_SCENES = Recipe(
-    name="maskrcnn-scenes",
-    title="Mask R-CNN",
-    section="7.6",
-    network="maskrcnn_small",
-    dataset="digits-scene",
-    plans={"fast": Plan(SCENES, {"AP50": at_least(0.95), "mask_AP50": at_least(0.90)})},
-    task="detection",
-    options=ENLARGED,
-)
+RCNN_SCENES = scenes("rcnn", "R-CNN", WINDOWS, {"AP50": 0.80}, min_size=96)
+FASTRCNN_SCENES = scenes("fastrcnn", "Fast R-CNN", SEARCHED, {"AP50": 0.90})
+FASTERRCNN_SCENES = scenes("fasterrcnn", "Faster R-CNN", SCENES, {"AP50": 0.95})
+MASKRCNN_SCENES = scenes("maskrcnn", "Mask R-CNN", SCENES, {"AP50": 0.95, "mask_AP50": 0.90})
 
 # BCCD (MIT licence) is looked for as `bccd` in the folders of the data sets. Its 640 × 480 pixels are brought to
 # 320 × 240; in the plan best to 427 × 320, for the platelets.
