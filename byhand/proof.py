@@ -14,6 +14,7 @@ from byhand import optim
 from byhand.errors import ShapeError
 from byhand.nn import functional
 from byhand.nn.hands import FUNCTIONS, TO_HAND, by_hand, by_library
+from byhand.optim.clipping import clip_gradients
 
 LIMIT = 1e-9  # float64 carries 1e-16; what two orders of summation differ by stays far below
 
@@ -140,8 +141,9 @@ def prove(model: nn.Module, *inputs: Tensor, name: str | None = None, seed: int 
 
     The model is copied, and left as it is. Without ``inputs`` a random batch is made that fits its first layer; both
     hands are compared in training mode (dropout draws the same mask in both) and in evaluation mode, and take three
-    steps of SGD with Nesterov's momentum and weight decay and three of AdamW. Then each layer, and each functional
-    call of a module's own code, is run alone in both hands on what it met: the report names the first that is wrong.
+    steps of SGD with Nesterov's momentum and weight decay and three of AdamW, with gradients of norm 1 at most. Then
+    each layer, and each functional call of a module's own code, is run alone in both hands on what it met: the report
+    names the first that is wrong.
 
     Raises UnknownLayer where a layer has no twin, ShapeError where no input is given and none can be guessed.
     """
@@ -248,12 +250,15 @@ def _check_steps(library: nn.Module, hand: nn.Module, batch: list, seed: int) ->
     found: list[Difference] = []
     start = copy.deepcopy(library.state_dict())
     recipes: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("SGD", {"lr": 1e-4, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),  # deep ones diverge at 0.05
+        ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
         ("AdamW", {"lr": 1e-3, "eps": 1e-6}),  # the default of 1e-8 makes steps of gradients that are rounding alone
     )
     for kind, settings in recipes:
         sides: list[dict[str, Tensor]] = []
-        for model, family, losses in ((hand, optim, functional), (library, torch.optim, nn.functional)):
+        for model, family, losses, clip in (
+            (hand, optim, functional, clip_gradients),
+            (library, torch.optim, nn.functional, nn.utils.clip_grad_norm_),
+        ):
             model.load_state_dict(start)
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             if not trained:
@@ -264,6 +269,7 @@ def _check_steps(library: nn.Module, hand: nn.Module, batch: list, seed: int) ->
             for step in range(3):
                 optimizer.zero_grad()
                 _loss(_tensors(model(*_followed(batch)[0])), losses, seed + step).backward()
+                clip(trained, 1.0)  # untrained, the deepest have gradients that would throw them far off
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             sides.append({f"{key} after {kind}": value for key, value in model.state_dict().items()})
