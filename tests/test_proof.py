@@ -18,6 +18,7 @@ from byhand.models.frozen_norm import FrozenBatchNorm2d
 from byhand.nn.hands import by_hand
 from byhand.ops import stage
 from byhand.ops.tape import operation
+from byhand.optim.clipping import clip_gradients
 from byhand.proof import LIMIT, example_input
 
 # the modules, some of whose names are also those of functions in byhand.ops
@@ -181,6 +182,12 @@ def test_an_optimizer_that_steps_the_wrong_way_is_found_with_its_name(monkeypatc
     assert_names(proof, "three steps", f"0.weight after {kind}[0, ")
     assert other not in proof.verdict.split("weight after")[1]
     assert proof.output < 1e-9 < proof.steps
+
+
+def test_gradients_that_are_clipped_wrongly_are_found(monkeypatch):
+    monkeypatch.setattr("byhand.proof.clip_gradients", lambda parameters, norm: clip_gradients(parameters, 2 * norm))
+    network, x = nn.Sequential(nn.Linear(3, 1)).double(), 100 * torch.ones(4, 3, dtype=torch.float64)
+    assert_names(prove(network, x), "three steps", "0.weight after SGD[0, ")
 
 
 def test_dropout_without_its_scale_is_found(monkeypatch):
