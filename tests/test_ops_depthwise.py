@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from byhand import ops, prove
-from byhand.ops import depthwise, depthwise_shifts
+from byhand.ops import depthwise, depthwise_matrix, depthwise_shifts
 from byhand.ops.layout import batch_innermost
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -52,9 +52,10 @@ def depthwise_convolutions(draw):
     dtype=dtypes,
     layout=st.sampled_from([*LAYOUTS, "batch innermost"]),
     weight_layout=st.sampled_from(LAYOUTS),
+    many=st.sampled_from([1, depthwise_matrix.MANY]),
 )
 def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
-    case, with_bias, dtype, layout, weight_layout
+    case, with_bias, dtype, layout, weight_layout, many
 ):
     x = random(*case["input"], dtype=dtype)
     if layout != "batch innermost":
@@ -67,10 +68,12 @@ def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
         patch.setattr(depthwise, "BLOCK", 300)  # a row or two, so that small images have several blocks
         patch.setattr(depthwise_shifts, "BLOCK", 300)  # an image or two
         patch.setattr(depthwise_shifts, "LARGE", 20)
+        patch.setattr(depthwise_matrix, "MANY", many)
         assert_agree(conv(ops.conv2d, **case["settings"]), conv(F.conv2d, **case["settings"]), x, weight, *bias)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says that it copies the image
+@pytest.mark.parametrize("many", [2, depthwise_matrix.MANY], ids=["one product", "place by place"])
 @pytest.mark.parametrize("batch", [2, 16])
 @pytest.mark.parametrize(
     "settings",
@@ -78,7 +81,8 @@ def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
     ids=str,
 )
 @pytest.mark.parametrize("multiplier", [1, 2])
-def test_gradients_match_finite_differences(batch, settings, multiplier):
+def test_gradients_match_finite_differences(batch, settings, multiplier, many, monkeypatch):
+    monkeypatch.setattr(depthwise_matrix, "MANY", many)
     inputs = random(batch, 2, 4, 3), random(2 * multiplier, 1, 2, 3, seed=1), random(2 * multiplier, seed=2)
     settings = {**settings, "groups": 2}
     assert_agree(conv(ops.conv2d, **settings), conv(F.conv2d, **settings), *inputs, finite_differences=True)
@@ -87,10 +91,11 @@ def test_gradients_match_finite_differences(batch, settings, multiplier):
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [14, 7])
-def test_the_shapes_of_the_mobile_networks_match_torch_in_float32(kernel, stride, size):
+@pytest.mark.parametrize("batch", [32, 64])
+def test_the_shapes_of_the_mobile_networks_match_torch_in_float32(kernel, stride, size, batch):
     settings = {"stride": stride, "padding": kernel // 2, "groups": 48}
-    x, weight = random(32, 48, size, size, dtype=torch.float32), random(48, 1, kernel, kernel, dtype=torch.float32)
-    # the gradient of a weight is a sum of 6,272 products
+    x, weight = random(batch, 48, size, size, dtype=torch.float32), random(48, 1, kernel, kernel, dtype=torch.float32)
+    # the gradient of a weight is a sum of up to 12,544 products
     assert_agree(conv(ops.conv2d, **settings), conv(F.conv2d, **settings), x, weight, tolerance=3e-4)
 
 
@@ -157,8 +162,10 @@ def test_one_group_a_channel_goes_this_way_and_others_do_not():
 
     assert node(4, 4, 4) == "depthwise_shiftsBackward"
     assert node(4, 4, 4, batch=16, size=10) == "depthwise_shiftsBackward"
+    assert node(4, 4, 4, batch=64) == "depthwise_matrixBackward"
     assert node(4, 8, 4) == node(4, 4, 4, batch=16) == "depthwise_conv2dBackward"
     assert node(4, 4, 4, batch=16, size=10, layout=batch_innermost) == "depthwise_conv2dBackward"
+    assert node(4, 4, 4, batch=64, layout=batch_innermost) == "depthwise_conv2dBackward"
     assert node(4, 4, 2) == node(4, 4, 1) == node(1, 4, 1) == "conv2dBackward"
 
 
