@@ -69,7 +69,8 @@ def run_plan(
                 "least": min(values),
                 "most": max(values),
             }
-    goal = {key: list(bounds) for key, bounds in recipe.plan(plan).goal.items()}
+    planned = recipe.plan(plan)
+    goal = {key: list(bounds) for key, bounds in planned.goal.items()}
     # An error of a weight must stay under its limit in every run; for the others the mean is what is asked for.
     asked = {key: means[key]["most" if key.endswith("_error") else "mean"] for key in means}
     hand = {None: "", True: " --by-hand", False: " --by-library"}[settings.get("by_hand")]
@@ -79,7 +80,7 @@ def run_plan(
         "plan": plan,
         "network": recipe.network,
         "options": training.run.recipe()["network"]["options"],
-        "dataset": recipe.dataset,
+        "dataset": planned.dataset or recipe.dataset,
         "section": recipe.section,
         "command": f"byhand reproduce {recipe.name} --plan {plan} --seeds {len(seeds)}{hand}{threads}",
         "seeds": seeds,
@@ -93,7 +94,7 @@ def run_plan(
         "environment": {key: receipt[key] for key in ("versions", "os", "cpu", "cores", "threads", "device", "data")},
     }
     # By the recipe's name for it: a data set of one's own images is named by its path on this machine.
-    record["environment"]["data"] = {"name": recipe.dataset, "sha256": receipt["data"]["sha256"]}
+    record["environment"]["data"] = {"name": record["dataset"], "sha256": receipt["data"]["sha256"]}
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(folder / f"{recipe.name}-{plan}{hand.replace(' --', '-')}.json", text.encode())
     write_atomically(folder / "README.md", overview(folder).encode())

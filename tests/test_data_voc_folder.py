@@ -214,6 +214,24 @@ def test_lists_are_chosen_by_name_or_in_the_usual_order(tmp_path):
         load_voc_folder(tmp_path, train="dev")
 
 
+def test_a_list_stands_for_its_folder_and_names_the_training_images(byhand, tmp_path):
+    for stem in "abcd":
+        label(tmp_path, stem, obj())
+    lists(tmp_path, train=["a"], val=["b"], trainval=["a", "b"], test=["c"])
+    path = tmp_path / "ImageSets" / "Main" / "trainval.txt"
+    dataset = data.load_detection(f"voc-folder:{path}")
+    assert [one.image for one in dataset.train_objects] == ["a", "b"]
+    assert [one.image for one in dataset.test_objects] == ["c"]
+    assert dataset.name == f"voc-folder:{path}"
+    assert byhand("data", "check", f"voc-folder:{path}").code == 0
+    with pytest.raises(DataError, match="names the training images, and so does train='val'"):
+        load_voc_folder(path, train="val")
+    elsewhere = tmp_path / "trainval.txt"
+    elsewhere.write_text("a")
+    with pytest.raises(DataError, match="is a file; voc-folder:PATH needs"):
+        load_voc_folder(elsewhere)
+
+
 def test_without_lists_a_tenth_is_held_out_the_same_every_time_and_hold_out_splits_again(tmp_path):
     for i in range(20):
         label(tmp_path, f"{i:02}", obj(box=(1, 1, i + 1, 10)) if i else "")

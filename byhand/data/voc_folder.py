@@ -60,7 +60,8 @@ def list_voc(folder: Path, train: str | None = None, test: str | None = None) ->
     trainval.txt, the test set test.txt, else val.txt, and other lists stay unused. Without a list for the test set it
     is still to be split off; without any list all annotated images are taken. FOLDER may also hold the one folder with
     all this (VOCdevkit/VOC2012). The classes are the names in the annotations of both parts, in alphabetical order.
-    An image without an object stays.
+    An image without an object stays. FOLDER may also be such a list, FOLDER/ImageSets/Main/trainval.txt: training then
+    takes it.
 
     VOC counts pixels from 1 and a box includes its last, so (xmin − 1, ymin − 1, xmax, ymax) are the edges, as
     detectron2 has it. Labels in which xmin and ymin are more often exactly 0 than 1 (boxes at the border are frequent)
@@ -70,7 +71,10 @@ def list_voc(folder: Path, train: str | None = None, test: str | None = None) ->
     Raises:
         DataError: there is no such folder, or list; or no annotation in it can be used.
     """
-    root = _root(folder)
+    root, named = _root(folder), _list_named(folder)
+    if named is not None and train not in (None, named):
+        raise DataError(f"{folder} names the training images, and so does train={train!r}; leave one of them out")
+    train = train or named
     lists = _lists(root)
     for name in (train, test):
         if name is not None and name not in lists:
@@ -261,9 +265,20 @@ def draw_voc(outline: VocOutline, height: int, width: int) -> "np.ndarray":
     return mask
 
 
+def _list_named(path: Path) -> str | None:
+    """The name of the list ROOT/ImageSets/Main/NAME.txt that the path is; None of any other path."""
+    is_list = path.suffix == ".txt" and path.parts[-3:-1] == ("ImageSets", "Main") and path.is_file()
+    return path.stem if is_list else None
+
+
 def _root(folder: Path) -> Path:
-    """The folder with Annotations and JPEGImages: this one, or the only one of that kind at most two levels below."""
-    wanted = "voc-folder:PATH needs a folder with Annotations and JPEGImages"
+    """The folder with Annotations and JPEGImages: this one, or the only one of that kind at most two levels below.
+
+    Of a list in ImageSets/Main it is the folder that it belongs to.
+    """
+    if _list_named(folder) is not None:
+        folder = folder.parents[2]
+    wanted = "voc-folder:PATH needs a folder with Annotations and JPEGImages, or one of its lists ImageSets/Main/*.txt"
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"{folder} {what}; {wanted}")

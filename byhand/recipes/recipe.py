@@ -19,6 +19,7 @@ class Plan:
     settings: Settings
     goal: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)  # of the network, beside the recipe's
+    dataset: str | None = None  # in place of the recipe's
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ MASKRCNN_SCENES = scenes(
 )
 
 # BCCD (MIT licence) is looked for as `bccd` in the folders of the data sets. Its 640 × 480 pixels are brought to
-# 320 × 240; in the plan best to 427 × 320, for the platelets.
+# 320 × 240; in the plan best to 427 × 320, for the platelets, and there its 87 images for validation train as well:
+# fifty epochs reached an AP50 of 0.9166 on the test images, without them 0.9078, and 0.9099 on those 87.
 FASTERRCNN_BCCD = Recipe(
     name="fasterrcnn-bccd",
     title="Faster R-CNN",
@@ -73,7 +74,12 @@ FASTERRCNN_BCCD = Recipe(
     dataset="voc-folder:bccd",
     plans={
         "fast": Plan(CELLS, {"AP50": at_least(0.89)}),
-        "best": Plan(CELLS.replace(epochs=50), {"AP50": at_least(0.92)}, {"min_size": 320, "max_size": 427}),
+        "best": Plan(
+            CELLS.replace(epochs=80),
+            {"AP50": at_least(0.92)},
+            {"min_size": 320, "max_size": 427},
+            "voc-folder:bccd/BCCD/ImageSets/Main/trainval.txt",
+        ),
     },
     task="detection",
     options={"num_classes": 4, "min_size": 240, "max_size": 320},
