@@ -250,8 +250,11 @@ def _check_steps(library: nn.Module, hand: nn.Module, batch: list, seed: int) ->
     found: list[Difference] = []
     start = copy.deepcopy(library.state_dict())
     recipes: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
-        ("AdamW", {"lr": 1e-3, "eps": 1e-6}),  # the default of 1e-8 makes steps of gradients that are rounding alone
+        ("SGD", {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+        (
+            "AdamW",
+            {"lr": 1e-3, "eps": 1e-3},
+        ),  # at the default of 1e-8 gradients that are rounding alone make full steps
     )
     for kind, settings in recipes:
         sides: list[dict[str, Tensor]] = []

@@ -92,7 +92,11 @@ class Shifts:
 
 @dataclass(frozen=True)
 class Meeting:
-    """How the kernel of one place meets the pixels that it sees, and what its gradient is; in a kernel (O, …)."""
+    """How the kernel of one place meets the pixels that it sees.
+
+    ``write(kernel, pixels, out)`` puts what a kernel (O, …) makes of pixels (b, C, N) into ``out`` (b, O, N), ``add``
+    adds it there; ``gradient(outputs, pixels)`` is the kernel's, from ∂L/∂Y of these outputs.
+    """
 
     write: Callable[[Tensor, Tensor, Tensor], None]
     add: Callable[[Tensor, Tensor, Tensor], None]
