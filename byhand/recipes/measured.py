@@ -38,7 +38,7 @@ EPOCH_SECONDS = {
     ("resnet20-cifar10-batch5", "fast"): 86.3,
     ("rcnn-scenes", "fast"): 72.5,
     ("fastrcnn-scenes", "fast"): 59.1,
-    ("fasterrcnn-scenes", "fast"): 79.4,
+    ("fasterrcnn-scenes", "fast"): 25.9,
     ("maskrcnn-scenes", "fast"): 131,
     ("fasterrcnn-bccd", "fast"): 33.8,
 }
