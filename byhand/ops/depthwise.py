@@ -28,6 +28,8 @@ from torch import Tensor
 from byhand.ops.layout import full_like, is_batch_innermost, preferred
 from byhand.ops.tape import operation
 
+Sides = tuple[int, int, int, int]  # zeros at the left, right, top and bottom
+
 BLOCK = 1 << 20  # numbers of the output that go through at once: 4 MB of float32
 
 
@@ -63,16 +65,20 @@ class Axis:
         return slice(start - first, stop - first), seen
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding: tuple[int, int, int, int], dilation):
+def axes(x: Tensor, weight: Tensor, stride, sides: Sides, dilation) -> tuple[Axis, Axis]:
+    """The rows and the columns of a convolution of ``x`` by ``weight``."""
+    left, right, top, bottom = sides
+    rows = Axis(x.shape[2], weight.shape[2], stride[0], dilation[0], top, bottom)
+    return rows, Axis(x.shape[3], weight.shape[3], stride[1], dilation[1], left, right)
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding: Sides, dilation):
     """y[b, c·m + k, i, j] = bias[c·m + k] + Σ_{u, v} w[c·m + k, 0, u, v] x[b, c, i·s + u·d − top, j·s + v·d − left].
 
     (B, C, H, W) and (C·m, 1, kH, kW) -> (B, C·m, H', W'); m is the channel multiplier, ``padding`` left, right, top,
     bottom, in pixels of zeros.
     """
-    left, right, top, bottom = padding
-    rows = Axis(x.shape[2], weight.shape[2], stride[0], dilation[0], top, bottom)
-    columns = Axis(x.shape[3], weight.shape[3], stride[1], dilation[1], left, right)
-    return _depthwise_conv2d(x, weight, bias, rows, columns)
+    return _depthwise_conv2d(x, weight, bias, *axes(x, weight, stride, padding, dilation))
 
 
 def depthwise_conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):

@@ -16,7 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from byhand.ops.depthwise import Axis
+from byhand.ops.depthwise import Axis, Sides, axes
 from byhand.ops.layout import is_batch_innermost
 from byhand.ops.tape import operation
 
@@ -31,12 +31,9 @@ def worthwhile(x: Tensor, weight: Tensor) -> bool:
     return len(x) >= MANY and x.shape[2:].numel() <= SMALL and not is_batch_innermost(x)
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: tuple[int, int, int, int], dilation):
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation):
     """y[b, c, i, j] = bias[c] + Σ_{u, v} w[c, 0, u, v] x[b, c, i·s + u·d, j·s + v·d], x with zeros at its sides."""
-    left, right, top, bottom = sides
-    rows = Axis(x.shape[2], weight.shape[2], stride[0], dilation[0], top, bottom)
-    columns = Axis(x.shape[3], weight.shape[3], stride[1], dilation[1], left, right)
-    return _depthwise_matrix(x, weight, bias, rows, columns)
+    return _depthwise_matrix(x, weight, bias, *axes(x, weight, stride, sides, dilation))
 
 
 def depthwise_matrix_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):

@@ -11,9 +11,9 @@ Equal to the way of ``byhand.ops.depthwise`` up to rounding.
 import torch
 from torch import Tensor
 
-from byhand.ops.depthwise import Axis
+from byhand.ops.depthwise import Sides, axes
 from byhand.ops.layout import ENOUGH, is_batch_innermost
-from byhand.ops.shifts import LARGE, Meeting, Shifts, Sides, add_gradients, sum_of_shifted
+from byhand.ops.shifts import LARGE, Meeting, Shifts, add_gradients, sum_of_shifted
 from byhand.ops.tape import operation
 
 BLOCK = 3 << 18  # numbers of images and outputs that go through at once: 3 MB of float32
@@ -28,10 +28,7 @@ def worthwhile(x: Tensor, weight: Tensor) -> bool:
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation) -> Tensor:
     """y[b, c, i, j] = bias[c] + Σ_{u, v} w[c, 0, u, v] x[b, c, i·s + u·d, j·s + v·d], x with zeros at its sides."""
-    left, right, top, bottom = sides
-    rows = Axis(x.shape[2], weight.shape[2], stride[0], dilation[0], top, bottom)
-    columns = Axis(x.shape[3], weight.shape[3], stride[1], dilation[1], left, right)
-    return _depthwise_shifts(x, weight, bias, Shifts(rows, columns))
+    return _depthwise_shifts(x, weight, bias, Shifts(*axes(x, weight, stride, sides, dilation)))
 
 
 def depthwise_shifts_forward(x: Tensor, weight: Tensor, bias: Tensor | None, shifts: Shifts):

@@ -23,7 +23,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from byhand.ops.depthwise import Axis
+from byhand.ops.depthwise import Axis, Sides, axes
 from byhand.ops.layout import ENOUGH, is_batch_innermost
 from byhand.ops.tape import operation
 
@@ -31,7 +31,6 @@ WIDE = 12  # channels from which on the products of single places are worth whil
 LARGE = 64  # pixels of an image from which on that holds for a batch
 BLOCK = 3 << 17  # numbers of images and outputs that go through at once: 1.5 MB of float32
 
-Sides = tuple[int, int, int, int]  # zeros at the left, right, top and bottom
 Place = tuple[int, int]  # row and column of the kernel
 
 
@@ -145,10 +144,7 @@ def worthwhile(x: Tensor, weight: Tensor, groups: int) -> bool:
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation) -> Tensor:
     """y[b, o, i, j] = bias[o] + Σ_{c, u, v} w[o, c, u, v] x[b, c, i·s + u·d, j·s + v·d], x with zeros at its sides."""
-    left, right, top, bottom = sides
-    rows = Axis(x.shape[2], weight.shape[2], stride[0], dilation[0], top, bottom)
-    columns = Axis(x.shape[3], weight.shape[3], stride[1], dilation[1], left, right)
-    return _conv2d_shifts(x, weight, bias, Shifts(rows, columns))
+    return _conv2d_shifts(x, weight, bias, Shifts(*axes(x, weight, stride, sides, dilation)))
 
 
 def conv2d_shifts_forward(x: Tensor, weight: Tensor, bias: Tensor | None, shifts: Shifts):
