@@ -223,6 +223,8 @@ def test_a_list_stands_for_its_folder_and_names_the_training_images(byhand, tmp_
     assert [one.image for one in dataset.train_objects] == ["a", "b"]
     assert [one.image for one in dataset.test_objects] == ["c"]
     assert dataset.name == f"voc-folder:{path}"
+    assert "is not used" not in dataset.source  # trainval.txt holds both of the other lists
+    assert "val.txt is not used" in load_voc_folder(tmp_path).source
     assert byhand("data", "check", f"voc-folder:{path}").code == 0
     with pytest.raises(DataError, match="names the training images, and so does train='val'"):
         load_voc_folder(path, train="val")

@@ -91,7 +91,9 @@ def list_voc(folder: Path, train: str | None = None, test: str | None = None) ->
     tests = _read_list(lists[test]) if test is not None else None
     if tests is not None:
         said.append(f"measured on {test}.txt")
-        unused = [name for name in ("train", "val", "trainval", "test") if name in lists and name not in (train, test)]
+        used = {*stems, *tests}
+        rest = [name for name in ("train", "val", "trainval", "test") if name in lists]
+        unused = [name for name in rest if not used.issuperset(_read_list(lists[name]))]
         # trainval is nothing but the other two
         said += [
             f"{name}.txt is not used" for name in unused if name != "trainval" or not {"train", "val"} <= set(lists)
