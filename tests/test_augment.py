@@ -168,10 +168,12 @@ def test_shift_by_no_pixels_is_the_same_picture():
     assert torch.equal(augment.random_shift(images, 0, seeded()), images)
 
 
-def test_about_half_the_images_are_flipped_left_to_right_and_no_others_change():
+@pytest.mark.parametrize("vertical", [False, True])
+def test_about_half_the_images_are_flipped_and_no_others_change(vertical):
     image = noise(1, 2, 5, 4)
-    flipped = augment.random_flip(image.expand(1000, -1, -1, -1), seeded())
-    mirror = torch.from_numpy(image[0].numpy()[:, :, ::-1].copy())
+    flipped = augment.random_flip(image.expand(1000, -1, -1, -1), seeded(), vertical)
+    pixels = image[0].numpy()
+    mirror = torch.from_numpy((pixels[:, ::-1] if vertical else pixels[:, :, ::-1]).copy())
     is_mirror = (flipped == mirror).flatten(1).all(1)
     is_same = (flipped == image[0]).flatten(1).all(1)
     assert (is_mirror ^ is_same).all()

@@ -38,16 +38,20 @@ def test_the_box_around_a_mask_is_counted_by_hand():
     assert mask_boxes(masks[:0]).shape == (0, 4)
 
 
-def test_a_mirrored_box_is_the_one_around_its_mirrored_mask(scenes):
+@pytest.mark.parametrize("vertical", [False, True])
+def test_a_mirrored_box_is_the_one_around_its_mirrored_mask(scenes, vertical):
     for image, objects in scenes:
-        mirrored, moved = changes.flip(image, objects)
+        mirrored, moved = changes.flip(image, objects, vertical)
+        assert torch.equal(mirrored, image.flip(1 if vertical else 2))
         assert torch.equal(moved.boxes, mask_boxes(moved.masks))
         assert torch.equal(moved.masks, shown(mirrored, moved))
-        back = changes.flip(mirrored, moved)
+        back = changes.flip(mirrored, moved, vertical)
         assert torch.equal(back[0], image)
         assert torch.equal(back[1].boxes, objects.boxes)
     _, moved = changes.flip(torch.zeros(3, 10, 20, dtype=torch.uint8), make_objects([[1, 2, 5, 9]], [0]))
     assert moved.boxes.tolist() == [[15, 2, 19, 9]]
+    _, moved = changes.flip(torch.zeros(3, 10, 20, dtype=torch.uint8), make_objects([[1, 2, 5, 9]], [0]), vertical=True)
+    assert moved.boxes.tolist() == [[1, 1, 5, 8]]
 
 
 @pytest.mark.parametrize("factors", [(2, 3), (1, 1), (4, 1)])
@@ -119,7 +123,7 @@ def test_random_changes_depend_on_their_generator_only_and_leave_what_came_in(sc
 
 
 def test_changed_boxes_lie_within_their_image_and_have_a_width_and_a_height(scenes):
-    change = changes.DetectionChanges(0.5, (0.5, 2.0), (0.3, 1.0), 0.1)
+    change = changes.DetectionChanges(0.5, (0.5, 2.0), (0.3, 1.0), 0.1, vertical_flip=0.5)
     for seed in range(40):
         image, objects = change(*scenes[seed % len(scenes)], seeded(seed))
         height, width = image.shape[1:]

@@ -119,7 +119,7 @@ def take_chinese_fonts_away(monkeypatch):
 
 def test_loss_curve_draws_every_record_of_the_history():
     found = lines(plots.loss_curve(HISTORY))
-    for beginning, key in (("training", "loss"), ("held out", "validation_loss")):
+    for beginning, key in (("training", "loss"), ("validation", "validation_loss")):
         x, y = starting(found, beginning)
         assert list(x) == [1, 2, 3]
         assert list(y) == [record[key] for record in HISTORY]

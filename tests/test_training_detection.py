@@ -140,9 +140,10 @@ def test_a_loss_that_is_no_number_names_the_images_and_boxes_of_its_batch(scenes
     assert "\n" not in said
 
 
-def test_flipping_moves_boxes_with_the_image(scenes):
-    examples = Boxed(state_of(settings(flip=True)), scenes)
-    mirrored = 0
+@pytest.mark.parametrize(("name", "axis"), [("flip", 2), ("vertical_flip", 1)])
+def test_flipping_moves_boxes_with_the_image(scenes, name, axis):
+    examples = Boxed(state_of(settings(**{name: True})), scenes)
+    mirrored, first, last = 0, 2 - axis, 4 - axis
     for _ in range(8):
         (image,), (target,) = examples.batch(torch.tensor([2]))
         plain = scenes.train_images[2] / 255
@@ -151,8 +152,8 @@ def test_flipping_moves_boxes_with_the_image(scenes):
             assert torch.equal(target["boxes"], old)
         else:
             mirrored += 1
-            assert torch.equal(image, plain.flip(2))
-            assert torch.equal(target["boxes"][:, 0], 64 - old[:, 2])
+            assert torch.equal(image, plain.flip(axis))
+            assert torch.equal(target["boxes"][:, first], 64 - old[:, last])
     assert 0 < mirrored < 8
 
 
@@ -211,6 +212,18 @@ def test_a_run_has_the_measures_of_coco_and_a_loss_of_what_was_held_out(tiny):
     assert {key: measured[key] for key in ("AP", "mask_AP", "loss")} == {
         key: result[key] for key in ("AP", "mask_AP", "loss")
     }
+
+
+def test_without_images_held_out_the_loss_of_the_first_test_images_is_told(scenes, monkeypatch):
+    monkeypatch.setattr("byhand.training.detection.LOOKED_AT", 2)
+    state = state_of(settings(epochs=2))
+    told = []
+    for epoch in fit(state, scenes, "detection"):
+        two = detection_loss(state.kept, scenes.test_images[:2], scenes.test_objects[:2], state.settings)
+        assert epoch.validation_loss == pytest.approx(two)
+        told.append(epoch)
+    assert len(told) == 2
+    assert told[0].validation_loss != told[1].validation_loss
 
 
 def test_evaluating_does_not_disturb_the_draws_of_a_training(scenes):

@@ -25,6 +25,7 @@ CPU = torch.device("cpu")
 PLAIN = Settings(epochs=2, batch_size=16, lr=0.05, seed=3)
 ALL_CHANGES = {
     "flip": True,
+    "vertical_flip": True,
     "shift": 2,
     "crop": 0.5,
     "colour": 0.3,

@@ -37,7 +37,7 @@ def epoch_line(epoch: "Epoch", training: "Training") -> str:
     if epoch.accuracy is not None:
         parts.append(f"accuracy {epoch.accuracy:.4f}")
     if epoch.validation_loss is not None:
-        parts.append(f"held out: loss {epoch.validation_loss:.4f}")
+        parts.append(f"validation: loss {epoch.validation_loss:.4f}")
     if epoch.validation_accuracy is not None:
         parts.append(f"accuracy {epoch.validation_accuracy:.4f}")
     speed = f"{epoch.examples_per_second:,.0f} {_examples(training)}/s"

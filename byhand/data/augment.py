@@ -112,15 +112,15 @@ def random_shift(images: Tensor, max_pixels: int, generator: Generator) -> Tenso
     return windows[torch.arange(num_images, device=images.device), :, top, left]
 
 
-def random_flip(images: Tensor, generator: Generator) -> Tensor:
-    """Each image mirrored left to right with probability ½; shape, dtype and device stay.
+def random_flip(images: Tensor, generator: Generator, vertical: bool = False) -> Tensor:
+    """Each image mirrored left to right, or top to bottom, with probability ½; shape, dtype and device stay.
 
     Raises:
         ShapeError: images is not (N, C, H, W).
     """
     num_images = batch_shape(images)[0]
     mirrored = torch.rand(num_images, generator=generator, device=generator.device) < 0.5
-    return torch.where(mirrored.to(images.device).reshape(-1, 1, 1, 1), images.flip(3), images)
+    return torch.where(mirrored.to(images.device).reshape(-1, 1, 1, 1), images.flip(2 if vertical else 3), images)
 
 
 def random_affine(

@@ -16,13 +16,14 @@ from byhand.data.detection import Objects, mask_boxes
 from byhand.errors import SettingsError, ShapeError
 
 
-def flip(image: Tensor, objects: Objects) -> tuple[Tensor, Objects]:
-    """Mirrored left to right: x becomes W − x, so the left edge of a box comes from its right one."""
-    width = _size(image, objects)[1]
+def flip(image: Tensor, objects: Objects, vertical: bool = False) -> tuple[Tensor, Objects]:
+    """Mirrored left to right: x becomes W − x, so the left edge of a box comes from its right one; or top to bottom."""
+    height, width = _size(image, objects)
     x1, y1, x2, y2 = objects.boxes.unbind(1)
-    boxes = torch.stack((width - x2, y1, width - x1, y2), 1)
-    masks = None if objects.masks is None else objects.masks.flip(2)
-    return image.flip(2), replace(objects, boxes=boxes, masks=masks)
+    edges = (x1, height - y2, x2, height - y1) if vertical else (width - x2, y1, width - x1, y2)
+    axis = 1 if vertical else 2
+    masks = None if objects.masks is None else objects.masks.flip(axis)
+    return image.flip(axis), replace(objects, boxes=torch.stack(edges, 1), masks=masks)
 
 
 def resize(image: Tensor, objects: Objects, size: tuple[int, int]) -> tuple[Tensor, Objects]:
@@ -93,13 +94,13 @@ def crop(
 
 
 def random_flip(
-    image: Tensor, objects: Objects, probability: float = 0.5, *, generator: Generator
+    image: Tensor, objects: Objects, probability: float = 0.5, vertical: bool = False, *, generator: Generator
 ) -> tuple[Tensor, Objects]:
-    """Mirrored left to right with the given probability. Not for digits or letters, whose mirror image is no such."""
+    """`flip` with the given probability. Not for digits or letters, whose mirror image is no such."""
     if not 0 <= probability <= 1:
         raise SettingsError(f"probability={probability} must be in 0..1")
     mirrored = _uniform(generator) < probability
-    return flip(image, objects) if mirrored else (image, objects)
+    return flip(image, objects, vertical) if mirrored else (image, objects)
 
 
 def scale_jitter(
@@ -159,10 +160,10 @@ def random_colour(
 
 @dataclass(frozen=True)
 class DetectionChanges:
-    """The changes of a training, one after the other: flip, scale, crop, colour. By default there are none.
+    """The changes of a training, one after the other: flips, scale, crop, colour. By default there are none.
 
-    `flip` is a probability, `scale` the range of `scale_jitter`, `crop` that of `random_crop` with `min_visible`, and
-    the rest are the amounts of `colour_jitter`. Called with an image, its objects and a generator.
+    `flip` and `vertical_flip` are probabilities, `scale` the range of `scale_jitter`, `crop` that of `random_crop` with
+    `min_visible`, and the rest are the amounts of `colour_jitter`. Called with an image, its objects and a generator.
     """
 
     flip: float = 0.0
@@ -173,11 +174,14 @@ class DetectionChanges:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    vertical_flip: float = 0.0
 
     def __call__(self, image: Tensor, objects: Objects, generator: Generator) -> tuple[Tensor, Objects]:
         """The image and the objects after all changes."""
         if self.flip:
             image, objects = random_flip(image, objects, self.flip, generator=generator)
+        if self.vertical_flip:
+            image, objects = random_flip(image, objects, self.vertical_flip, vertical=True, generator=generator)
         if self.scale:
             image, objects = scale_jitter(image, objects, self.scale, generator=generator)
         if self.crop:

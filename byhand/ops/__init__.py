@@ -22,6 +22,7 @@ from byhand.ops.coco_precision import CocoPrecision, coco_average_precision
 from byhand.ops.convolution import conv2d, conv_output_size, corr2d
 from byhand.ops.cross_entropy import cross_entropy, nll_loss, one_hot
 from byhand.ops.flatten import flatten
+from byhand.ops.fusion import fuse_boxes
 from byhand.ops.hypercomplex import hypercomplex_weight
 from byhand.ops.least_squares import RankDeficient, least_squares
 from byhand.ops.linear import linear
@@ -77,6 +78,7 @@ __all__ = [
     "encode_mask",
     "encode_polygons",
     "flatten",
+    "fuse_boxes",
     "gelu",
     "generalized_box_iou",
     "group_norm",

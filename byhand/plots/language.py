@@ -17,7 +17,7 @@ WORDS = {
     "accuracy_title": ("Accuracy by epoch", "每轮的准确率"),
     "accuracy_axis": ("accuracy (share of images, 0–1)", "准确率（正确图像所占比例，0–1）"),
     "training": ("training, last {last}", "训练集，末轮 {last}"),
-    "validation": ("held out, last {last}", "留出集，末轮 {last}"),
+    "validation": ("validation, last {last}", "验证集，末轮 {last}"),
     "reported": ("source, test: {value}", "原文，测试集：{value}"),
     "reached": ("this run, test: {value}", "本次运行，测试集：{value}"),
     "not_finite": ("not a finite number", "非有限数值"),

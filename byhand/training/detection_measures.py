@@ -15,6 +15,7 @@ from byhand.ops.run_length import encode_mask
 from byhand.training.detection import image_input, label_of, measuring
 from byhand.training.part_times import PartTimes, timed
 from byhand.training.settings import Settings
+from byhand.training.views import found_in
 
 MASK_FROM = 0.5  # a pixel belongs to the object from this probability on
 
@@ -55,7 +56,7 @@ def detections(
     device = next(model.parameters()).device
     with measuring(model, settings) as network, timed(network, times):
         for i in range(len(images)):
-            (found,) = network([image_input(images[i], device)])
+            found = found_in(network, image_input(images[i], device), settings)
             if times is not None:
                 times.images += 1
             masks = None

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from byhand.nn import by_hand
 from byhand.training.settings import Settings
 from byhand.training.tasks import CLASSIFICATION, correct_of, loss_of
+from byhand.training.views import mean_logits
 
 MOST_AT_ONCE = 250  # examples
 
@@ -46,9 +47,7 @@ def evaluate(
         for batch, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
             targets = targets.to(device)
             inputs = settings.prepared(batch.to(device))
-            outputs = network(inputs)
-            if settings.test_flip and inputs.ndim == 4:
-                outputs = (outputs + network(inputs.flip(3))) / 2
+            outputs = mean_logits(network, inputs, settings)
             loss += float(loss_of(task, outputs, targets, plain)) * len(targets)
             correct += int(correct_of(task, outputs, targets))
     model.train(training)

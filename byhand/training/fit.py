@@ -29,7 +29,8 @@ class Epoch:
 
     ``loss`` and ``accuracy`` are means over the training images while the epoch ran, so each batch was measured before
     its own step; ``accuracy`` is None for a regression. ``lr`` is that of the last step, ``seconds`` the time of
-    training alone, ``validation_*`` are measured after the epoch on the held-out images, where some were held out.
+    training alone, ``validation_*`` are measured after the epoch on the held-out images, where some were held out; the
+    loss of a detector else on the first test images.
     """
 
     epoch: int
@@ -68,7 +69,9 @@ class Labelled:
         return settings.prepared(picked), targets
 
     def measured(self) -> Measured:
-        """Loss and accuracy on the held-out examples, which stand in the place of the test set."""
+        """Loss and accuracy on the held-out examples, which stand in the place of the test set; of none, None."""
+        if not self.state.settings.hold_out:
+            return Measured(None, None)
         return evaluate(self.state.kept, self.data.test_images, self.data.test_labels, self.state.settings, self.task)
 
 
@@ -84,7 +87,8 @@ def fit(state: State, data: Dataset | DetectionDataset, task: str = CLASSIFICATI
 
     Leave the loop, or set ``state.stop``, to end early: the state can be saved at any such point, and goes on bit for
     bit. Where examples are held out, they stand in the place of the test set (``Dataset.hold_out``) and are measured
-    after each epoch; without, the test set is not looked at here.
+    after each epoch; without, the test set is not looked at here, but for the loss of a detector, which is told of the
+    first test images and decides nothing.
 
     Raises NonFiniteLoss before a step from a loss that is not finite, or in a classification above 1e6 (on a GPU at the
     end of the epoch); RunError where the state is of a training with another number of examples or batches.
@@ -118,8 +122,7 @@ def fit(state: State, data: Dataset | DetectionDataset, task: str = CLASSIFICATI
         step.settle()
         state.seconds = before + time.perf_counter() - started
         state.epoch, state.position = state.epoch + 1, 0
-        held_out = examples.measured() if settings.hold_out else Measured(None, None)
-        epoch = _record(state, held_out, task, lr_at(settings, state.step - 1, steps_per_epoch))
+        epoch = _record(state, examples.measured(), task, lr_at(settings, state.step - 1, steps_per_epoch))
         state.judge(epoch.validation_loss, epoch.validation_accuracy)
         yield epoch
         if state.stop:
@@ -136,6 +139,8 @@ def changed(images: Tensor, settings: Settings, generator: torch.Generator) -> T
     images = settings.preparation.fitted(images)
     if settings.flip:
         images = augment.random_flip(images, generator)
+    if settings.vertical_flip:
+        images = augment.random_flip(images, generator, vertical=True)
     if settings.rotate or settings.zoom or settings.move:
         images = augment.random_affine(images, settings.rotate, settings.zoom, settings.move, generator=generator)
     if settings.shift:
@@ -166,7 +171,7 @@ def mixed(
     return mixing.cutmix(images, targets, num_classes, settings.cutmix, generator=generator)
 
 
-def _record(state: State, held_out: Measured, task: str, lr: float) -> Epoch:
+def _record(state: State, validation: Measured, task: str, lr: float) -> Epoch:
     return Epoch(
         epoch=state.epoch,
         loss=state.loss_sum / state.seen,
@@ -174,6 +179,6 @@ def _record(state: State, held_out: Measured, task: str, lr: float) -> Epoch:
         lr=lr,
         seconds=state.seconds,
         examples_per_second=state.seen / max(state.seconds, 1e-9),
-        validation_loss=held_out.loss,
-        validation_accuracy=held_out.accuracy,
+        validation_loss=validation.loss,
+        validation_accuracy=validation.accuracy,
     )

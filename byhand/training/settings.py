@@ -21,6 +21,7 @@ SWITCHES = (
     "nesterov",
     "decay_all",
     "flip",
+    "vertical_flip",
     "test_flip",
     "freeze",
     "running_metrics",
@@ -48,8 +49,9 @@ class Settings:
     many epochs without a better accuracy (of a regression: loss) on the held-out examples, and the weights of the best
     epoch are kept; 0 goes on to the end and keeps the last.
 
-    What is changed in each image, anew in each epoch: ``flip`` left to right, ``rotate`` ± degrees, ``zoom`` ± a share,
-    ``move`` ± pixels (with fractions), ``shift`` ± whole pixels (padding and cropping), ``crop``: a random rectangle of
+    What is changed in each image, anew in each epoch: ``flip`` left to right,
+    ``vertical_flip`` top to bottom (where there is no up, as under a microscope), ``rotate`` ± degrees, ``zoom`` ± a
+    share, ``move`` ± pixels (with fractions), ``shift`` ± whole pixels (padding and cropping), ``crop``: a random rectangle of
     at least this share of the area, at the size of the image; ``colour``: brightness, contrast and saturation ± a
     share; ``erase``: the probability of a random rectangle of noise; ``cutout``: the side of a square of the mean
     colour in pixels. ``mixup`` and ``cutmix`` are the α of the Beta distribution that two images of the batch are mixed
@@ -64,7 +66,8 @@ class Settings:
     sgd does: its last, smaller batch then counts less. ``running_metrics``: report the training loss and accuracy that
     were summed up while the last epoch ran, as the source does, in place of those of the final weights.
 
-    ``test_flip``: where the network is measured, the mean of the logits of each image and of its mirror image.
+    ``test_flip``: where the network is measured, the mean of the logits of each image and of its mirror image, and of a
+    detector the objects found in both as one answer; with ``vertical_flip`` of all four mirror images.
 
     How it is run: ``seed``; ``hold_out``, a share of the training images that is measured on in place of the test set;
     ``by_hand``, on a CPU the faster hand for the networks of chapters 3 to 6, or False: torch's layers, loss and
@@ -95,6 +98,7 @@ class Settings:
     ema: float = 0.0
     patience: int = 0
     flip: bool = False
+    vertical_flip: bool = False
     rotate: float = 0.0
     zoom: float = 0.0
     move: float = 0.0
