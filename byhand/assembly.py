@@ -46,7 +46,7 @@ def assemble(
     if network is None or dataset is None:
         chosen = recipe(name or DEFAULT.name)
         planned = chosen.plan(plan)
-        asked, dataset = planned.settings.replace(**settings), planned.dataset or chosen.dataset
+        asked, dataset = planned.settings.replace(**settings), chosen.dataset_of(planned)
         if chosen.task == DETECTION:
             check_detection(asked)
         device, examples, given = _material(asked, dataset, data_dir, weights, progress)
@@ -85,7 +85,7 @@ def assemble(
         "task": chosen.task,
         "network": {"name": chosen.network, "options": options},
         # With boxes, where the images were found: a recipe says no more than a folder's name.
-        "dataset": examples.name if chosen.task == DETECTION else planned.dataset or chosen.dataset,
+        "dataset": examples.name if chosen.task == DETECTION else chosen.dataset_of(planned),
         "class_names": list(examples.class_names),
         "input_shape": _input_shape(examples),
         "preparation": asked.preparation.record(),

@@ -80,7 +80,7 @@ def run_plan(
         "plan": plan,
         "network": recipe.network,
         "options": training.run.recipe()["network"]["options"],
-        "dataset": planned.dataset or recipe.dataset,
+        "dataset": recipe.dataset_of(planned),
         "section": recipe.section,
         "command": f"byhand reproduce {recipe.name} --plan {plan} --seeds {len(seeds)}{hand}{threads}",
         "seeds": seeds,

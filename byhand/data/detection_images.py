@@ -103,13 +103,11 @@ def read(labels: Labels, max_bytes: int = MAX_BYTES, split_seed: int = SPLIT_SEE
         )
     if any(isinstance(one, Lazy) for one in images):
         said.append("images are decoded when they are asked for")
-    unusual = []
-    if changed:
-        unusual.append(f"{len(changed):,} cut at the border of their image: {reasons(changed)}")
-    if skipped:
-        unusual.append(f"{len(skipped):,} left out: {reasons(skipped)}")
+    odd = {"cut at the border of their image": changed, "left out": skipped}
+    unusual = {f"{len(names):,} {what}": reasons(names) for what, names in odd.items() if names}
     if unusual:
-        warnings.warn(f"{labels.folder}: {'; '.join(unusual)}", stacklevel=3)
+        told = "; ".join(f"{count}: {why}" for count, why in unusual.items())
+        warnings.warn(f"{labels.folder}: {told}", stacklevel=3)
     draw = _drawing(labels.draw) if has_masks else None
     objects = [Lazy(part, draw) if draw else [one.objects for one in part] for part in compact]
     return DetectionDataset(

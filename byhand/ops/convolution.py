@@ -110,16 +110,17 @@ def conv2d(
                 f"kernel {tuple(weight.shape[2:])} with dilation {dilation} covers {covered} pixels, but the padded "
                 f"input has {size} (input {tuple(input.shape)}); use a larger input, a smaller kernel or more padding"
             )
+    sides = (left, right, top, bottom)
     if groups == input.shape[1] > 1:
         if depthwise_matrix.worthwhile(input, weight):
-            return depthwise_matrix.conv2d(input, weight, bias, stride, (left, right, top, bottom), dilation)
+            return depthwise_matrix.conv2d(input, weight, bias, stride, sides, dilation)
         if depthwise_shifts.worthwhile(input, weight):
-            return depthwise_shifts.conv2d(input, weight, bias, stride, (left, right, top, bottom), dilation)
-        return depthwise.conv2d(input, weight, bias, stride, (left, right, top, bottom), dilation)
+            return depthwise_shifts.conv2d(input, weight, bias, stride, sides, dilation)
+        return depthwise.conv2d(input, weight, bias, stride, sides, dilation)
     if shifts.worthwhile(input, weight, groups):
-        return shifts.conv2d(input, weight, bias, stride, (left, right, top, bottom), dilation)
+        return shifts.conv2d(input, weight, bias, stride, sides, dilation)
     if strips.worthwhile(input, weight, groups):
-        return strips.conv2d(input, weight, bias, stride, (left, right, top, bottom), dilation)
+        return strips.conv2d(input, weight, bias, stride, sides, dilation)
     padded = pad2d(input, left, right, top, bottom)
     if rows.worthwhile(padded, groups):
         return rows.conv2d(padded, weight, bias, stride, dilation)

@@ -16,8 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from byhand.ops.depthwise import Axis, Sides, axes
-from byhand.ops.layout import is_batch_innermost
+from byhand.ops.depthwise import Axis, Sides, axes, one_after_another
 from byhand.ops.tape import operation
 
 SMALL = 64  # pixels of an image up to which it is worth while
@@ -25,10 +24,8 @@ MANY = 32  # images from which on
 
 
 def worthwhile(x: Tensor, weight: Tensor) -> bool:
-    """Whether it computes soonest: one kernel a channel, on a CPU, many small images one after the other."""
-    if len(weight) != x.shape[1] or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return False
-    return len(x) >= MANY and x.shape[2:].numel() <= SMALL and not is_batch_innermost(x)
+    """Whether it computes soonest: many small images."""
+    return one_after_another(x, weight) and len(x) >= MANY and x.shape[2:].numel() <= SMALL
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation):

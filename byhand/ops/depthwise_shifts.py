@@ -11,8 +11,8 @@ Equal to the way of ``byhand.ops.depthwise`` up to rounding.
 import torch
 from torch import Tensor
 
-from byhand.ops.depthwise import Sides, axes
-from byhand.ops.layout import ENOUGH, is_batch_innermost
+from byhand.ops.depthwise import Sides, axes, one_after_another
+from byhand.ops.layout import ENOUGH
 from byhand.ops.shifts import LARGE, Meeting, Shifts, add_gradients, sum_of_shifted
 from byhand.ops.tape import operation
 
@@ -20,10 +20,8 @@ BLOCK = 3 << 18  # numbers of images and outputs that go through at once: 3 MB o
 
 
 def worthwhile(x: Tensor, weight: Tensor) -> bool:
-    """Whether shifts compute it soonest: one kernel a channel, on a CPU, images of some size one after the other."""
-    if len(weight) != x.shape[1] or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return False
-    return not is_batch_innermost(x) and (len(x) < ENOUGH or x.shape[2:].numel() >= LARGE)
+    """Whether shifts compute it soonest: images of some size, or a few."""
+    return one_after_another(x, weight) and (len(x) < ENOUGH or x.shape[2:].numel() >= LARGE)
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation) -> Tensor:

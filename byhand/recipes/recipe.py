@@ -42,6 +42,10 @@ class Recipe:
             raise unknown_name(f"plan of {self.name}", name, self.plans)
         return self.plans[name]
 
+    def dataset_of(self, plan: Plan) -> str:
+        """The data set that the plan learns from: its own, else the recipe's."""
+        return plan.dataset or self.dataset
+
 
 def near(reported: float, margin: float) -> tuple[float, float]:
     """The range of a goal that asks for the source's number within a margin."""

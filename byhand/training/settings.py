@@ -49,13 +49,13 @@ class Settings:
     many epochs without a better accuracy (of a regression: loss) on the held-out examples, and the weights of the best
     epoch are kept; 0 goes on to the end and keeps the last.
 
-    What is changed in each image, anew in each epoch: ``flip`` left to right,
-    ``vertical_flip`` top to bottom (where there is no up, as under a microscope), ``rotate`` ± degrees, ``zoom`` ± a
-    share, ``move`` ± pixels (with fractions), ``shift`` ± whole pixels (padding and cropping), ``crop``: a random rectangle of
-    at least this share of the area, at the size of the image; ``colour``: brightness, contrast and saturation ± a
-    share; ``erase``: the probability of a random rectangle of noise; ``cutout``: the side of a square of the mean
-    colour in pixels. ``mixup`` and ``cutmix`` are the α of the Beta distribution that two images of the batch are mixed
-    by; with both, each batch takes one of them by a coin; accuracy while training counts the label of the larger share.
+    What is changed in each image, anew in each epoch: ``flip`` left to right, ``vertical_flip`` top to bottom
+    (where there is no up, as under a microscope), ``rotate`` ± degrees, ``zoom`` ± a share, ``move`` ± pixels (with
+    fractions), ``shift`` ± whole pixels (padding and cropping), ``crop``: a random rectangle of at least this share
+    of the area, at the size of the image; ``colour``: brightness, contrast and saturation ± a share; ``erase``: the
+    probability of a random rectangle of noise; ``cutout``: the side of a square of the mean colour in pixels.
+    ``mixup`` and ``cutmix`` are the α of the Beta distribution that two images of the batch are mixed by; with
+    both, each batch takes one of them by a coin; accuracy while training counts the label of the larger share.
 
     What of a network with weights of others' moves: with ``freeze`` the head alone, while normalisation in the body
     keeps its running statistics; else the body by the share ``body_lr`` of the lr. Heads are what
