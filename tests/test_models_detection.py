@@ -205,6 +205,24 @@ def test_freezing_keeps_the_values_and_the_outputs():
     torch.testing.assert_close(frozen.train()(x), net.eval()(x), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("load", [nn.Module.load_state_dict, take_weights])
+@pytest.mark.parametrize("eps", [0.0, 1e-5, 1e-3])
+def test_weights_of_a_normalisation_that_learned_load_as_the_same_function_whatever_the_epsilon(load, eps):
+    learned = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).double()
+    learned[1].running_var.copy_(torch.tensor([1e-5, 0.002]))  # small, so that ε counts
+    frozen = copy.deepcopy(learned)
+    freeze_norms(frozen, eps)
+    load(frozen, learned.state_dict())
+    x = random(2, 1, 3, 3)
+    if eps <= 1e-5:
+        torch.testing.assert_close(frozen(x), learned.eval()(x), rtol=1e-12, atol=1e-12)
+    else:  # σ² would have to fall below 0
+        assert frozen[1].running_var.tolist() == learned[1].running_var.tolist()
+    again = copy.deepcopy(frozen)
+    load(again, frozen.state_dict())
+    assert torch.equal(again(x), frozen(x))
+
+
 # Images on their way in
 
 

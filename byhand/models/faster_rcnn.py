@@ -140,8 +140,9 @@ def fasterrcnn_resnet50_fpn(
 
     ``trainable_backbone_layers``: how many of the five stages learn, from the last; by default 3 with frozen norms,
     else all. ``frozen_norm=False`` has batch normalisation that learns, as torchvision has it without weights.
-    ``norm_eps``: ε of frozen norms, 0 because torchvision sets it so for the weights that it publishes; those of one's
-    own from torchvision, and a backbone of ImageNet's weights, want 1e-5. ``options`` are those of ``FasterRCNN``.
+    ``norm_eps``: ε of frozen norms, 0 because torchvision sets it so for the weights that it publishes. A state dict
+    of norms that learned loads as the same function whatever it is; one of frozen norms with another ε, and ImageNet's
+    weights without num_batches_tracked, want 1e-5. ``options`` are those of ``FasterRCNN``.
     """
     return FasterRCNN(resnet50_pyramid(trainable_backbone_layers, frozen_norm, norm_eps), num_classes, **options)
 

@@ -2,14 +2,20 @@
 
 from torch import Tensor, nn
 
+LEARNING_EPS = 1e-5  # of nn.BatchNorm2d, which no state dict holds
+
 
 class FrozenBatchNorm2d(nn.Module):
     """γ (x − μ) / √(σ² + ε) + β channel by channel, (B, C, H, W) -> the same; all four are constants, in training too.
 
     A detector sees a few large images a step, too few for statistics of their own. ``weight`` γ, ``bias`` β,
-    ``running_mean`` μ and ``running_var`` σ² are buffers: no optimizer moves them, and there is no num_batches_tracked;
-    one in a state dict is passed over. Names, order and ``eps`` are those of ``torchvision.ops.FrozenBatchNorm2d``.
-    ``by_hand`` needs no twin of it: its only formula is a call of ``batch_norm``, which is computed by our operation.
+    ``running_mean`` μ and ``running_var`` σ² are buffers: no optimizer moves them, and there is no num_batches_tracked.
+    Names, order and ``eps`` are those of ``torchvision.ops.FrozenBatchNorm2d``. ``by_hand`` needs no twin of it: its
+    only formula is a call of ``batch_norm``, which is computed by our operation.
+
+    A state dict with num_batches_tracked is that of a batch normalisation which still learned, with torch's ε of 1e-5:
+    what it has more than ``eps`` is added to σ² on loading, so that the same function is loaded. torchvision leaves σ²
+    as it is, which with an ``eps`` of 0 is another function.
     """
 
     weight: Tensor
@@ -30,7 +36,9 @@ class FrozenBatchNorm2d(nn.Module):
         )
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
-        state_dict.pop(f"{prefix}num_batches_tracked", None)
+        learned = state_dict.pop(f"{prefix}num_batches_tracked", None) is not None
+        if learned and self.eps < LEARNING_EPS and (key := f"{prefix}running_var") in state_dict:
+            state_dict[key] = state_dict[key] + (LEARNING_EPS - self.eps)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:

@@ -30,6 +30,8 @@ _OF_CLASSES = re.compile(
     r"\.weight"
 )
 
+COUNT, VAR = "num_batches_tracked", "running_var"  # of batch normalisation
+
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put these before every name
 _NESTED = ("state_dict", "model")  # where training scripts keep the weights beside the optimizer's state
 _NAMED = 3  # names of each kind in an error
@@ -83,9 +85,9 @@ def take_weights(network: nn.Module, content: Any, source: str = "the state dict
     head = tuple(dict.fromkeys(_layer(key) for key, pair in shapes.items() if _differ_only_by(classes, *pair)))
     new_heads, unused_heads = _auxiliary(own, found), _auxiliary(found, own)
 
-    missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
+    missing = [key for key in own if key not in found and not key.endswith(COUNT)]
     # a frozen normalisation counts no batches
-    unexpected = [key for key in found if key not in own and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in found if key not in own and not key.endswith(COUNT)]
     missing = [key for key in missing if _layer(key) not in head and not key.startswith(_dotted(new_heads))]
     unexpected = [key for key in unexpected if _layer(key) not in head and not key.startswith(_dotted(unused_heads))]
     taken = {key: found[key] for key in shapes if _layer(key) not in head}
@@ -101,7 +103,9 @@ def take_weights(network: nn.Module, content: Any, source: str = "the state dict
             f"{source} does not fit this {type(network).__name__}: {listed}. Nothing was loaded; build the network "
             "that the file was made with"
         )
-    network.load_state_dict({**own, **taken})
+    # a frozen normalisation sees by them that the other one learned
+    counted = {key: value for key, value in found.items() if key.endswith(COUNT) and key.replace(COUNT, VAR) in taken}
+    network.load_state_dict({**own, **counted, **taken})
     return Loaded(source, len(taken), head, *(classes or (0, 0)), new_heads, unused_heads)
 
 
