@@ -80,6 +80,7 @@ def test_nms_is_exact_for_ties_equal_and_empty_boxes_whatever_the_blocks(rows, t
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suppression, "FIRST", block)
         patch.setattr(suppression, "BLOCK", 2 * block)
+        patch.setattr(suppression, "CROWD", 8 * rounds)  # so that some begin with the best box alone
         patch.setattr(suppression, "TILE", 3 * block)
         patch.setattr(suppression, "MANY", rounds)
         patch.setattr(suppression, "ROUNDS", rounds)

@@ -21,6 +21,7 @@ from byhand.errors import SettingsError, ShapeError
 from byhand.ops.boxes import box_iou, overlap_and_union, rows_and_area
 
 FIRST, BLOCK = 64, 256  # boxes in the first block, where few may survive, and at most
+CROWD = 4096  # boxes from which on the best goes first, alone: where it suppresses most, a block would be for nothing
 TILE = 1 << 17  # pairs in one matrix, so that it stays in the cache
 MANY = 16  # kept boxes from which on it pays to look first which others lie where they lie
 ROUNDS = 2  # rounds after which a block that is not settled goes pair by pair
@@ -75,18 +76,16 @@ def _greedy(boxes: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
 
     All boxes are of one group where there are no ``groups``.
     """
-    rest, places, size = rows_and_area(boxes.detach()), torch.arange(len(boxes), device=boxes.device), FIRST
+    rest, places = rows_and_area(boxes.detach()), torch.arange(len(boxes), device=boxes.device)
+    size = FIRST if len(boxes) < CROWD else 1
     exceeds = _exceeds(threshold, rest.dtype)
     kept = [places[:0]]
     while len(places):
-        block, suppresses, reach = rest[:, :size], exceeds(rest[:, :size], rest[:, :size]), len(places)
-        if groups is not None:
-            group = groups[:size]
-            suppresses &= group[:, None] == group
-        survives = _settled(suppresses.triu_(1))
+        block, group, reach = rest[:, :size], None if groups is None else groups[:size], len(places)
+        survives = _survivors(block, group, exceeds)
         kept.append(places[:size][survives])
         rest, places = rest[:, size:], places[size:]
-        if groups is not None:
+        if groups is not None and group is not None:
             # The groups stand together, so that later boxes can be of the block's last group only.
             groups, last = groups[size:], group == group[-1]
             survives &= last
@@ -99,8 +98,18 @@ def _greedy(boxes: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
             places = torch.cat([places[left], places[reach:]])
         if groups is not None:
             groups = groups[reach - len(left) :]
-        size = min(2 * size, BLOCK)
+        size = max(FIRST, min(2 * size, BLOCK))
     return torch.cat(kept)
+
+
+def _survivors(block: Tensor, group: Tensor | None, exceeds: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Who of a block (5, B) stays, bool (B,), the better first; of a group each, or all of one."""
+    if block.shape[1] == 1:
+        return torch.ones(1, dtype=torch.bool, device=block.device)
+    suppresses = exceeds(block, block)
+    if group is not None:
+        suppresses &= group[:, None] == group
+    return _settled(suppresses.triu_(1))
 
 
 def _exceeds(threshold: float, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
