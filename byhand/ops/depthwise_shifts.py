@@ -13,10 +13,10 @@ from torch import Tensor
 
 from byhand.ops.depthwise import Sides, axes, one_after_another
 from byhand.ops.layout import ENOUGH
-from byhand.ops.shifts import LARGE, Meeting, Shifts, add_gradients, sum_of_shifted
+from byhand.ops.shifts import LARGE, Meeting, Shifts, add_gradients, shifts_of, sum_of_shifted
 from byhand.ops.tape import operation
 
-BLOCK = 3 << 18  # numbers of images and outputs that go through at once: 3 MB of float32
+BLOCK = 3 << 16  # numbers of images and outputs that go through at once, for each thread: 768 KB of float32
 
 
 def worthwhile(x: Tensor, weight: Tensor) -> bool:
@@ -26,17 +26,17 @@ def worthwhile(x: Tensor, weight: Tensor) -> bool:
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation) -> Tensor:
     """y[b, c, i, j] = bias[c] + Σ_{u, v} w[c, 0, u, v] x[b, c, i·s + u·d, j·s + v·d], x with zeros at its sides."""
-    return _depthwise_shifts(x, weight, bias, Shifts(*axes(x, weight, stride, sides, dilation)))
+    return _depthwise_shifts(x, weight, bias, shifts_of(*axes(x, weight, stride, sides, dilation)))
 
 
 def depthwise_shifts_forward(x: Tensor, weight: Tensor, bias: Tensor | None, shifts: Shifts):
-    step = shifts.step(x, len(weight), BLOCK)
+    step = shifts.step(x, len(weight), BLOCK * torch.get_num_threads())
     return sum_of_shifted(x, _factors(weight), bias, shifts, step, _DEPTHWISE), (x, weight, shifts)
 
 
 def depthwise_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, shifts: Shifts):
-    step, factors = shifts.step(x, len(weight), BLOCK), _factors(weight)
-    d_x = x.new_zeros(x.shape) if needed[0] else None
+    step, factors = shifts.step(x, len(weight), BLOCK * torch.get_num_threads()), _factors(weight)
+    d_x = x.new_empty(x.shape) if needed[0] else None
     d_factors = torch.zeros_like(factors) if needed[1] else None
     add_gradients(d_x, d_factors, grad, x, factors, shifts, step, _DEPTHWISE)
     return (
@@ -65,9 +65,10 @@ def _add_multiple(factor: Tensor, pixels: Tensor, out: Tensor) -> None:
     out.addcmul_(pixels, factor)
 
 
-def _factor_gradient(outputs: Tensor, pixels: Tensor) -> Tensor:
+def _factor_gradient(outputs: Tensor, pixels: Tensor, memory: Tensor) -> Tensor:
     """Σ over images of outputs · pixels, both (b, C, N) -> (C, 1)."""
-    return (outputs * pixels).sum(2, keepdim=True).sum(0)
+    # 0 + outputs · pixels: the product alone takes half as long again
+    return torch.addcmul(outputs.new_zeros(()), outputs, pixels, out=memory).sum(2, keepdim=True).sum(0)
 
 
 _DEPTHWISE = Meeting(_multiple, _add_multiple, _factor_gradient)

@@ -16,9 +16,9 @@ take half of the time that they take out of it.
 Equal to the way of ``byhand.ops.convolution`` up to rounding.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -89,17 +89,24 @@ class Shifts:
         return max(least // max(numbers, 1), 1)
 
 
+@lru_cache(maxsize=64)
+def shifts_of(rows: Axis, columns: Axis) -> Shifts:
+    """The same shifts again for the same axes, with all that they once worked out."""
+    return Shifts(rows, columns)
+
+
 @dataclass(frozen=True)
 class Meeting:
     """How the kernel of one place meets the pixels that it sees.
 
     ``write(kernel, pixels, out)`` puts what a kernel (O, …) makes of pixels (b, C, N) into ``out`` (b, O, N), ``add``
-    adds it there; ``gradient(outputs, pixels)`` is the kernel's, from ∂L/∂Y of these outputs.
+    adds it there; ``gradient(outputs, pixels, memory)`` is the kernel's, from ∂L/∂Y of these outputs, which may work
+    in memory as large as theirs: to ask for it anew at every place takes longer than to multiply.
     """
 
     write: Callable[[Tensor, Tensor, Tensor], None]
     add: Callable[[Tensor, Tensor, Tensor], None]
-    gradient: Callable[[Tensor, Tensor], Tensor]
+    gradient: Callable[[Tensor, Tensor, Tensor], Tensor]
 
     def total(self, pairs: list[tuple[Tensor, Tensor]], out: Tensor) -> Tensor:
         """Σ of what kernels make of their pixels, in ``out``."""
@@ -144,7 +151,7 @@ def worthwhile(x: Tensor, weight: Tensor, groups: int) -> bool:
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation) -> Tensor:
     """y[b, o, i, j] = bias[o] + Σ_{c, u, v} w[o, c, u, v] x[b, c, i·s + u·d, j·s + v·d], x with zeros at its sides."""
-    return _conv2d_shifts(x, weight, bias, Shifts(*axes(x, weight, stride, sides, dilation)))
+    return _conv2d_shifts(x, weight, bias, shifts_of(*axes(x, weight, stride, sides, dilation)))
 
 
 def conv2d_shifts_forward(x: Tensor, weight: Tensor, bias: Tensor | None, shifts: Shifts):
@@ -156,7 +163,7 @@ def conv2d_shifts_forward(x: Tensor, weight: Tensor, bias: Tensor | None, shifts
 def conv2d_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, shifts: Shifts):
     turned = weight.permute(2, 3, 1, 0).contiguous()
     step = shifts.step(x, len(weight), max(BLOCK, weight.numel()))
-    d_x = x.new_zeros(x.shape) if needed[0] else None
+    d_x = x.new_empty(x.shape) if needed[0] else None
     d_kernels = torch.zeros_like(turned.mT) if needed[1] else None
     add_gradients(d_x, d_kernels, grad, x, turned, shifts, step, _DENSE)
     return (
@@ -180,7 +187,7 @@ def _add_product(kernel: Tensor, pixels: Tensor, out: Tensor) -> None:
     torch.baddbmm(out, kernel.expand(len(pixels), -1, -1), pixels, out=out)
 
 
-def _kernel_gradient(outputs: Tensor, pixels: Tensor) -> Tensor:
+def _kernel_gradient(outputs: Tensor, pixels: Tensor, memory: Tensor) -> Tensor:
     """Σ over images of outputs · pixelsᵀ, (b, O, N) and (b, C, N) -> (O, C)."""
     return torch.bmm(outputs, pixels.mT).sum(0)
 
@@ -195,12 +202,12 @@ def sum_of_shifted(
 
     ``step`` images at a time.
     """
-    O, H, W = kernels.shape[2], shifts.rows.places, shifts.columns.places
+    O, H, W, places = kernels.shape[2], shifts.rows.places, shifts.columns.places, kernels.flatten(0, 1).unbind()
     y = x.new_empty(len(x), O, H, W)
     room, sums = shifts.images(x[:step]), y.new_empty(*y[:step].shape[:2], H * shifts.pitch)
     for images, out in blocks(step, x, y):
         room.fill(images)
-        pairs = [(kernels[place], room.seen(*tap, H)) for place, tap in shifts.taps.items()]
+        pairs = list(zip(places, (room.seen(*tap, H) for tap in shifts.taps.values()), strict=True))
         total = meeting.total(pairs, sums[: len(out)]).view(len(out), O, H, -1)[..., :W]
         if bias is None:
             out.copy_(total)
@@ -219,41 +226,45 @@ def add_gradients(
     step: int,
     meeting: Meeting,
 ) -> None:
-    """Write the gradients of ``sum_of_shifted`` into ``d_x`` and ``d_kernels``, zeros before, each unless it is None.
+    """Write the gradients of ``sum_of_shifted`` into ``d_x`` and add them to ``d_kernels``, each unless it is None.
 
     ``turned[u, v]`` makes of ∂L/∂Y what the pixels that the place saw are given: (C, …).
     """
-    H = shifts.rows.places
+    H, places = shifts.rows.places, turned.flatten(0, 1).unbind()
     gradients, room = shifts.gradients(grad[:step]), shifts.images(x[:step])
     sums = x.new_empty(*x[:step].shape[:2], shifts.size[0] * shifts.pitch)
+    memory = x.new_empty(*grad[:step].shape[:2], H * shifts.pitch)
     for start in range(0, len(x), step):
         some = slice(start, start + step)
         gradients.fill(grad[some])
         if d_x is not None:
-            _write_input_gradient(d_x[some], gradients, turned, shifts, sums, meeting)
+            _write_input_gradient(d_x[some], gradients, places, shifts, sums, meeting)
         if d_kernels is not None:
             room.fill(x[some])
             outputs = gradients.seen((0, 0), (0, 0), H)
-            for place, tap in shifts.taps.items():
-                d_kernels[place] += meeting.gradient(outputs, room.seen(*tap, H))
+            seen = [room.seen(*tap, H) for tap in shifts.taps.values()]
+            each = [meeting.gradient(outputs, pixels, memory[: len(outputs)]) for pixels in seen]
+            d_kernels += torch.stack(each).view(d_kernels.shape)
 
 
 def _write_input_gradient(
-    out: Tensor, gradients: Room, turned: Tensor, shifts: Shifts, sums: Tensor, meeting: Meeting
+    out: Tensor, gradients: Room, turned: Sequence[Tensor], shifts: Shifts, sums: Tensor, meeting: Meeting
 ) -> None:
-    """Write ∂L/∂X (b, C, H, W) of the images whose ∂L/∂Y the room holds into ``out``."""
+    """Write ∂L/∂X (b, C, H, W) of the images whose ∂L/∂Y the room holds into ``out``; ``turned`` place by place."""
     rows, columns = shifts.rows.stride, shifts.columns.stride
     for row in range(rows):
         for column in range(columns):
             some = out[:, :, row::rows, column::columns]
             pairs = [
-                (turned[place], gradients.seen((0, 0), (-down, -right), shifts.size[0]))
-                for place, (cut, (down, right)) in shifts.taps.items()
+                (kernel, gradients.seen((0, 0), (-down, -right), shifts.size[0]))
+                for kernel, (cut, (down, right)) in zip(turned, shifts.taps.values(), strict=True)
                 if cut == (row, column)
             ]
-            if pairs:  # else no place of the kernel sees these pixels
-                total = meeting.total(pairs, sums[: len(out)]).view(*out.shape[:2], -1, shifts.pitch)
-                some.copy_(total[:, :, : some.shape[2], : some.shape[3]])
+            if not pairs:  # no place of the kernel sees these pixels
+                some.zero_()
+                continue
+            total = meeting.total(pairs, sums[: len(out)]).view(*out.shape[:2], -1, shifts.pitch)
+            some.copy_(total[:, :, : some.shape[2], : some.shape[3]])
 
 
 def blocks(step: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
