@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from byhand import ops, prove
-from byhand.ops import depthwise, depthwise_matrix, depthwise_shifts
+from byhand.ops import depthwise, depthwise_matrix, depthwise_planes, depthwise_shifts
 from byhand.ops.layout import batch_innermost
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -52,10 +52,11 @@ def depthwise_convolutions(draw):
     dtype=dtypes,
     layout=st.sampled_from([*LAYOUTS, "batch innermost"]),
     weight_layout=st.sampled_from(LAYOUTS),
-    many=st.sampled_from([1, depthwise_matrix.MANY]),
+    entries=st.sampled_from([0, 10**6]),
+    by_planes=st.booleans(),
 )
 def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
-    case, with_bias, dtype, layout, weight_layout, many
+    case, with_bias, dtype, layout, weight_layout, entries, by_planes
 ):
     x = random(*case["input"], dtype=dtype)
     if layout != "batch innermost":
@@ -66,14 +67,17 @@ def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
     bias = (random(case["weight"][0], dtype=dtype, seed=2),) if with_bias else ()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(depthwise, "BLOCK", 300)  # a row or two, so that small images have several blocks
-        patch.setattr(depthwise_shifts, "BLOCK", 300)  # an image or two
+        patch.setattr(depthwise_shifts, "BLOCK", 150)  # an image or two
         patch.setattr(depthwise_shifts, "LARGE", 20)
-        patch.setattr(depthwise_matrix, "MANY", many)
+        patch.setattr(depthwise_matrix, "EACH", entries)
+        patch.setattr(depthwise_planes, "BLOCK", 30)  # a plane or two
+        if not by_planes:
+            patch.setattr(depthwise_planes, "worthwhile", lambda *_: False)
         assert_agree(conv(ops.conv2d, **case["settings"]), conv(F.conv2d, **case["settings"]), x, weight, *bias)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says that it copies the image
-@pytest.mark.parametrize("many", [2, depthwise_matrix.MANY], ids=["one product", "place by place"])
+@pytest.mark.parametrize("entries", [10**6, 0], ids=["one product", "place by place"])
 @pytest.mark.parametrize("batch", [2, 16])
 @pytest.mark.parametrize(
     "settings",
@@ -81,8 +85,8 @@ def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
     ids=str,
 )
 @pytest.mark.parametrize("multiplier", [1, 2])
-def test_gradients_match_finite_differences(batch, settings, multiplier, many, monkeypatch):
-    monkeypatch.setattr(depthwise_matrix, "MANY", many)
+def test_gradients_match_finite_differences(batch, settings, multiplier, entries, monkeypatch):
+    monkeypatch.setattr(depthwise_matrix, "EACH", entries)
     inputs = random(batch, 2, 4, 3), random(2 * multiplier, 1, 2, 3, seed=1), random(2 * multiplier, seed=2)
     settings = {**settings, "groups": 2}
     assert_agree(conv(ops.conv2d, **settings), conv(F.conv2d, **settings), *inputs, finite_differences=True)
@@ -91,7 +95,7 @@ def test_gradients_match_finite_differences(batch, settings, multiplier, many, m
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [14, 7])
-@pytest.mark.parametrize("batch", [32, 64])
+@pytest.mark.parametrize("batch", [4, 32, 64])
 def test_the_shapes_of_the_mobile_networks_match_torch_in_float32(kernel, stride, size, batch):
     settings = {"stride": stride, "padding": kernel // 2, "groups": 48}
     x, weight = random(batch, 48, size, size, dtype=torch.float32), random(48, 1, kernel, kernel, dtype=torch.float32)
@@ -105,6 +109,15 @@ def test_an_even_kernel_with_padding_same_looks_further_to_the_right_as_in_torch
     settings = {"padding": "same", "groups": 3, "dilation": (1, 2)}
     x, weight = random(2, 3, 6, 7), random(3, 1, *kernel, seed=1)
     assert_agree(conv(ops.conv2d, **settings), conv(F.conv2d, **settings), x, weight)
+
+
+@pytest.mark.parametrize("padding", ["same", (0, 2), (4, 2)], ids=str)
+def test_a_pixel_that_is_no_number_spoils_its_own_windows_alone(padding):
+    x, weight, settings = random(2, 3, 6, 7), random(3, 1, 5, 5, seed=1), {"padding": padding, "groups": 3}
+    x[1, 1, 2, 6] = torch.nan  # at the end of a row
+    mine, theirs = ops.conv2d(x, weight, **settings), F.conv2d(x, weight, **settings)
+    assert torch.equal(mine.isnan(), theirs.isnan())
+    torch.testing.assert_close(mine, theirs, equal_nan=True)
 
 
 def test_the_size_of_a_block_changes_nothing(monkeypatch):
@@ -156,23 +169,26 @@ def test_the_output_may_be_changed_in_place_as_with_torch():
 
 
 def test_one_group_a_channel_goes_this_way_and_others_do_not():
-    def node(channels, outputs, groups, batch=2, size=5, layout=lambda x: x):
+    def node(channels, outputs, groups, batch=2, size=5, layout=lambda x: x, padding=0):
         x, weight = random(batch, channels, size, size), random(outputs, channels // groups, 3, 3, seed=1)
-        return ops.conv2d(layout(x).requires_grad_(), weight, groups=groups).grad_fn.name()
+        return ops.conv2d(layout(x).requires_grad_(), weight, groups=groups, padding=padding).grad_fn.name()
 
-    assert node(4, 4, 4) == "depthwise_shiftsBackward"
-    assert node(4, 4, 4, batch=16, size=10) == "depthwise_shiftsBackward"
-    assert node(4, 4, 4, batch=64) == "depthwise_matrixBackward"
-    assert node(4, 8, 4) == node(4, 4, 4, batch=16) == "depthwise_conv2dBackward"
+    assert node(4, 4, 4, batch=1) == node(4, 4, 4, size=10) == "depthwise_shiftsBackward"
+    assert node(4, 4, 4, batch=32, size=12) == "depthwise_shiftsBackward"
+    assert node(4, 4, 4, batch=1, padding=1) == node(4, 4, 4, size=10, padding=(0, 1)) == "depthwise_planesBackward"
+    assert node(4, 4, 4, batch=32, size=12, padding=1) == "depthwise_planesBackward"
+    assert node(4, 4, 4, batch=32, size=12, padding=1, layout=batch_innermost) == "depthwise_conv2dBackward"
+    assert node(4, 4, 4) == node(4, 4, 4, batch=64) == node(4, 4, 4, batch=32, size=10) == "depthwise_matrixBackward"
+    assert node(4, 8, 4) == node(4, 8, 4, batch=16) == "depthwise_conv2dBackward"
     assert node(4, 4, 4, batch=16, size=10, layout=batch_innermost) == "depthwise_conv2dBackward"
     assert node(4, 4, 4, batch=64, layout=batch_innermost) == "depthwise_conv2dBackward"
     assert node(4, 4, 2) == node(4, 4, 1) == node(1, 4, 1) == "conv2dBackward"
 
 
 def test_a_batch_comes_out_with_the_examples_innermost_and_a_few_images_as_they_came_in():
-    weight = random(3, 1, 3, 3, seed=1)
-    assert ops.conv2d(random(16, 3, 5, 5), weight, groups=3).permute(2, 3, 1, 0).is_contiguous()
-    assert ops.conv2d(random(2, 3, 5, 5), weight, groups=3).is_contiguous()
+    two_each = random(6, 1, 3, 3, seed=1)
+    assert ops.conv2d(random(16, 3, 5, 5), two_each, groups=3).permute(2, 3, 1, 0).is_contiguous()
+    assert ops.conv2d(random(2, 3, 5, 5), two_each[:3], groups=3).is_contiguous()
 
 
 def test_a_depthwise_and_a_pointwise_convolution_are_one_of_full_rank_one_kernels():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from byhand.errors import SettingsError, ShapeError
-from byhand.ops import depthwise, depthwise_matrix, depthwise_shifts, rows, shifts, strips
+from byhand.ops import depthwise, depthwise_matrix, depthwise_planes, depthwise_shifts, rows, shifts, strips
 from byhand.ops.padding import pad2d
 from byhand.ops.tape import operation
 
@@ -90,7 +90,8 @@ def conv2d(
     Y = W · columns, ∂L/∂W = G · columnsᵀ, ∂L/∂columns = Wᵀ · G, and what a column gets is added where it was cut.
     Images of many channels go the way of ``byhand.ops.shifts``, or of ``byhand.ops.strips`` if the batch is innermost
     in memory, batches of few channels that of ``byhand.ops.rows``, and kernels of one channel each that of
-    ``byhand.ops.depthwise``, ``depthwise_shifts`` or ``depthwise_matrix``, which compute the same sooner.
+    ``byhand.ops.depthwise``, ``depthwise_planes``, ``depthwise_shifts`` or ``depthwise_matrix``, which compute the same
+    sooner.
 
     Raises ShapeError where channels or groups do not fit or the kernel is larger than the padded input.
     """
@@ -112,8 +113,10 @@ def conv2d(
             )
     sides = (left, right, top, bottom)
     if groups == input.shape[1] > 1:
-        if depthwise_matrix.worthwhile(input, weight):
+        if depthwise_matrix.worthwhile(input, weight, stride):
             return depthwise_matrix.conv2d(input, weight, bias, stride, sides, dilation)
+        if depthwise_planes.worthwhile(input, weight, stride, sides, dilation):
+            return depthwise_planes.conv2d(input, weight, bias, stride, sides, dilation)
         if depthwise_shifts.worthwhile(input, weight):
             return depthwise_shifts.conv2d(input, weight, bias, stride, sides, dilation)
         return depthwise.conv2d(input, weight, bias, stride, sides, dilation)

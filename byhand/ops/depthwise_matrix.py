@@ -19,13 +19,14 @@ from torch import Tensor
 from byhand.ops.depthwise import Axis, Sides, axes, one_after_another
 from byhand.ops.tape import operation
 
-SMALL = 64  # pixels of an image up to which it is worth while
-MANY = 32  # images from which on
+LARGEST = 10_000  # entries of a T up to which it is worth while: 10 × 10 pixels, or 14 × 14 with a stride of 2
+EACH = 400  # entries for which each image of the batch makes up: all of them are written, whatever the batch
 
 
-def worthwhile(x: Tensor, weight: Tensor) -> bool:
-    """Whether it computes soonest: many small images."""
-    return one_after_another(x, weight) and len(x) >= MANY and x.shape[2:].numel() <= SMALL
+def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> bool:
+    """Whether it computes soonest: small images, and enough of them."""
+    entries = x.shape[2:].numel() ** 2 // (stride[0] * stride[1])
+    return one_after_another(x, weight) and entries <= min(LARGEST, EACH * len(x))
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation):
@@ -65,7 +66,7 @@ def _matrices(weight: Tensor, rows: Axis, columns: Axis) -> Tensor:
     """T of every channel, (C, H W, H' W')."""
     entries, places = _entries(rows, columns)
     matrices = weight.new_zeros(len(weight), rows.size * columns.size, rows.places * columns.places)
-    matrices.flatten(1).index_copy_(1, entries, weight.flatten(1).index_select(1, places))
+    matrices.flatten(1).index_add_(1, entries, weight.flatten(1).index_select(1, places))
     return matrices
 
 
