@@ -71,16 +71,18 @@ def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, r
     for some, room in _blocks(gradients):
         seen, each, product = pixels[some], factors[:, some].unbind(), torch.empty_like(room)
         d_seen = None if d_x is None else _planes(d_x)[some].zero_()
+        d_each = None if d_factors is None else d_factors[:, some].unbind()
         for shift, taps in _taps(rows, columns):
             moved = _moved(gradients[some], -shift, columns.size, room)
             for tap in taps:
                 part = moved.narrow(1, tap.output, tap.length)
                 if d_seen is not None:
                     d_seen.narrow(1, tap.pixel, tap.length).addcmul_(part, each[tap.place])
-                if d_factors is not None:
+                if d_each is not None:
                     # 0 + part · pixels: the product alone would take half as long again
-                    torch.addcmul(zero, part, seen.narrow(1, tap.pixel, tap.length), out=product[:, : tap.length])
-                    torch.sum(product[:, : tap.length], 1, out=d_factors[tap.place, some])
+                    made = product.narrow(1, 0, tap.length)
+                    torch.addcmul(zero, part, seen.narrow(1, tap.pixel, tap.length), out=made)
+                    torch.sum(made, 1, out=d_each[tap.place])
     d_weight = None if d_factors is None else d_factors.view(len(factors), len(x), -1).sum(1).t().reshape(weight.shape)
     return d_x, d_weight, grad.sum((0, 2, 3)) if needed[2] else None, None, None
 
@@ -108,7 +110,7 @@ def _blocks(planes: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _moved(planes: Tensor, shift: int, width: int, room: Tensor) -> Tensor:
-    """What each pixel has ``shift`` columns to its right, zero beyond the row: the planes themselves, or in ``room``."""
+    """What each pixel has ``shift`` columns to its right, zero beyond the row, in ``room``; ``planes`` for none."""
     if shift == 0:
         return planes
     along = planes.shape[1] - abs(shift)
