@@ -244,3 +244,12 @@ def test_a_network_can_be_copied_and_a_slice_of_it_is_its_layers_alone():
     assert isinstance(model[:2], alexnet_file.ImageSequence)
     assert model[:2](x).shape == (2, scaled(256, 0.1), 2, 2)
     assert model[1:2](torch.zeros(4, 5, 7, 7)).shape == (4, 5, 2, 2)
+
+
+def test_one_small_image_is_refused_in_the_training_of_a_small_vgg_with_normalisation():
+    model = vgg11_bn(num_classes=3, small=True, width=0.1).train()
+    assert model(torch.randn(1, 3, 17, 4)).isfinite().all()
+    x = torch.randn(1, 3, 16, 16)
+    assert_refused(ShapeError, lambda: model(x), "one value a channel", "a side of 17 pixels")
+    assert model.eval()(x).isfinite().all()
+    assert vgg11(num_classes=3, small=True, width=0.1).train()(x).isfinite().all()

@@ -341,3 +341,19 @@ def test_impossible_options_are_refused(constructor):
     for value in (0, -1, float("nan"), "2"):
         assert_refused(SettingsError, lambda v=value: constructor(width=v), f"width={value!r}")
     assert_refused(SettingsError, lambda: googlenet(dropout_aux=2), "dropout_aux=2")
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_one_image_that_leaves_one_value_to_a_normalisation_is_refused_in_training_alone(small):
+    model = googlenet(num_classes=3, small=small, aux_logits=False, width=0.1)
+    for side in (model.alone, model.alone - 1):
+        x = random(1, 3, side, max(side // 2, model.smallest), dtype=torch.float32)
+        if side == model.alone:
+            assert model.train()(x).isfinite().all()
+            continue
+        assert_refused(ShapeError, lambda x=x: model(x), "one value a channel", f"a side of {model.alone} pixels")
+        assert model.eval()(x).isfinite().all()
+        unchecked = copy.copy(model.train())
+        unchecked.alone = 1
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            unchecked(x)

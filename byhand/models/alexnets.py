@@ -6,7 +6,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from byhand.errors import SettingsError, ShapeError
-from byhand.models.linear import check_counts, check_dropout
+from byhand.models.linear import check_alone, check_counts, check_dropout
 
 
 def check_images(x: Tensor, name: str, in_channels: int, smallest: int) -> None:
@@ -25,7 +25,7 @@ def check_images(x: Tensor, name: str, in_channels: int, smallest: int) -> None:
     if min(shape[2:]) < smallest:
         raise ShapeError(
             f"{name} takes images of at least {smallest} × {smallest} pixels, not {shape[2]} × {shape[3]}; "
-            "enlarge them, or build the network with small=True, made for 28 to 64 pixels"
+            "enlarge them, or build the network with small=True, made for 28 to 64 pixels, if it was not"
         )
 
 
@@ -53,17 +53,27 @@ class ImageSequence(nn.Sequential):
     """Its layers one after the other, after a look at the images that come in.
 
     Raises ShapeError for anything but (B, in_channels, H, W) with at least ``smallest`` pixels a side. A slice of it
-    (``model[:2]``) holds the layers alone and does not look.
+    (``model[:2]``) holds the layers alone and does not look. ``alone``: see ``check_alone``; 0 without normalisation.
     """
 
-    def __init__(self, *layers, name: str = "the network", in_channels: int | None = None, smallest: int = 1) -> None:
+    def __init__(
+        self, *layers, name: str = "the network", in_channels: int | None = None, smallest: int = 1, alone: int = 0
+    ) -> None:
         super().__init__(*layers)
-        self.name, self.in_channels, self.smallest = name, in_channels, smallest
+        self.name, self.in_channels, self.smallest, self.alone = name, in_channels, smallest, alone
 
     def forward(self, x: Tensor) -> Tensor:
         if self.in_channels is not None:
             check_images(x, self.name, self.in_channels, self.smallest)
+        if self.alone and learns_statistics(self):
+            check_alone(x, self.alone)
         return super().forward(x)
+
+
+def learns_statistics(network: nn.Module) -> bool:
+    """Whether the last of its batch normalisations is in training."""
+    norms = [module for module in network.modules() if hasattr(module, "running_var")]
+    return bool(norms) and norms[-1].training
 
 
 def alexnet(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from byhand.errors import SettingsError
-from byhand.models.alexnets import check_images, scaled
-from byhand.models.linear import check_counts, check_dropout
+from byhand.models.alexnets import check_images, learns_statistics, scaled
+from byhand.models.linear import check_alone, check_counts, check_dropout
 
 
 class GoogLeNetOutputs(NamedTuple):
@@ -84,6 +84,7 @@ class GoogLeNet(nn.Module):
         self.in_channels, self.aux_logits, self.transform_input = in_channels, aux_logits, transform_input
         # Each 3×3 pooling needs maps of 2 and halves them; the paper's heads need maps of 5 after three halvings.
         self.smallest = 4 if small else 79 if paper and aux_logits else 15
+        self.alone = 12 if small else 47  # from here on the last blocks have two pixels along the longer side
 
         def block(received: int, *channels: int) -> Inception:
             return Inception(received, [scaled(c, width) for c in channels], paper)
@@ -124,6 +125,8 @@ class GoogLeNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | GoogLeNetOutputs:
         check_images(x, "googlenet", self.in_channels, self.smallest)
+        if learns_statistics(self):
+            check_alone(x, self.alone)
         if self.transform_input:
             x = _centred(x)
         x = self.norm1(self.maxpool1(self.conv1(x)))  # B × 64 × 56 × 56

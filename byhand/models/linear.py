@@ -1,8 +1,8 @@
 """Networks of one layer; Dive into Deep Learning, chapter 3."""
 
-from torch import nn
+from torch import Tensor, nn
 
-from byhand.errors import SettingsError
+from byhand.errors import SettingsError, ShapeError
 
 
 def check_counts(**counts: int) -> None:
@@ -17,6 +17,20 @@ def check_dropout(**shares: float) -> None:
     for name, share in shares.items():
         if not (isinstance(share, int | float) and 0 <= share <= 1):
             raise SettingsError(f"{name}={share!r} must lie in 0..1")
+
+
+def check_alone(x: Tensor, alone: int) -> None:
+    """Nothing, unless one image leaves one value a channel to a batch normalisation that learns; then a ShapeError.
+
+    ``alone`` is the longer side from which on an image (1, C, H, W) leaves several to all of them. With one value its
+    own mean is taken off it, and the answer is 0.
+    """
+    B, _, H, W = x.shape
+    if B == 1 and max(H, W) < alone:
+        raise ShapeError(
+            f"one image of {H} × {W} pixels leaves batch normalisation one value a channel in training; give a batch "
+            f"of at least 2, or an image with a side of {alone} pixels, or switch to model.eval()"
+        )
 
 
 def linear_regression(in_features: int = 3, out_features: int = 1) -> nn.Sequential:

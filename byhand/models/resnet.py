@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from byhand.errors import SettingsError, ShapeError
-from byhand.models.linear import check_counts
+from byhand.models.linear import check_alone, check_counts
 
 
 def check_images(x: Tensor, in_channels: int, smallest: int = 1, alone: int | None = None) -> None:
     """Nothing, if the network can take x: images (B, in_channels, H, W) of at least ``smallest`` pixels a side.
 
     ``alone``, in training: the longer side from which on one image leaves several pixels to the last batch
-    normalisation. With less, and one image, it would have one value a channel and could only answer 0.
+    normalisation.
 
     Raises ShapeError, which says what the network takes.
     """
     if x.ndim != 4:
         raise ShapeError(f"input of shape {tuple(x.shape)} must be a batch of images, (B, {in_channels}, H, W)")
-    B, C, H, W = x.shape
+    _, C, H, W = x.shape
     if in_channels != C:
         raise ShapeError(
             f"images of {C} channels, {tuple(x.shape)}, in a network for {in_channels}; build it with in_channels={C}"
@@ -34,11 +34,8 @@ def check_images(x: Tensor, in_channels: int, smallest: int = 1, alone: int | No
             f"images of {H} × {W} pixels are too small for this network, which takes {smallest} × {smallest} and "
             "larger; enlarge them, or build it with small=True if it was not"
         )
-    if alone is not None and B == 1 and max(H, W) < alone:
-        raise ShapeError(
-            f"one image of {H} × {W} pixels leaves batch normalisation one value a channel in training; give a batch "
-            f"of at least 2, or an image with a side of {alone} pixels, or switch to model.eval()"
-        )
+    if alone is not None:
+        check_alone(x, alone)
 
 
 def scaled(channels: int, width: float) -> int:

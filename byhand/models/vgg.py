@@ -107,7 +107,10 @@ def _vgg(
         flatten=nn.Flatten(),
         classifier=classifier,
     )
-    network = ImageSequence(parts, name=name, in_channels=in_channels, smallest=1 if small else 32)
+    # Of 16 pixels the four poolings before the last normalisation leave one; of 32, the least of the others, two.
+    network = ImageSequence(
+        parts, name=name, in_channels=in_channels, smallest=1 if small else 32, alone=17 * (small and batch_norm)
+    )
     initialise_vgg(network)
     return network
 
