@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from byhand import __version__
 from byhand.data.fashion_mnist import FASHION_MNIST
-from byhand.errors import RunError, UnknownName
+from byhand.errors import RunError, SettingsError, UnknownName
 from byhand.models import build
 from byhand.runs import Run
 from byhand.runs.export import export
@@ -210,3 +210,14 @@ def test_a_folder_that_does_not_exist_and_a_run_without_weights_are_one_line(run
     unfinished = Run.create(tmp_path, LENET, {})
     with pytest.raises(RunError, match=r"has no model\.safetensors"):
         export(unfinished, "safetensors")
+
+
+def test_the_ending_of_the_file_says_the_format_and_may_not_contradict_it(run, tmp_path):
+    written = export(run, path=tmp_path / "net.safetensors")
+    with safe_open(written, "pt") as file:
+        assert set(file.keys()) == set(run.model().state_dict())
+    assert export(run, path=tmp_path / "net.onnx").read_bytes()[:1] == b"\x08"  # ir_version, the first field of a model
+    before = written.read_bytes()
+    with pytest.raises(SettingsError, match=r"ends in \.safetensors, and the format is onnx"):
+        export(run, "onnx", written)
+    assert written.read_bytes() == before

@@ -11,7 +11,9 @@ from byhand.cli.output import emit
 
 def export(
     run: RunPath,
-    to: Annotated[str, typer.Option(help="onnx or safetensors.")] = "safetensors",
+    to: Annotated[
+        str | None, typer.Option(help="onnx or safetensors; unless given, as the ending of the file says.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="The file to write; in the run directory unless given.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -20,4 +22,4 @@ def export(
     from byhand.runs.run import Run
 
     path = write(Run.open(run), to, output)
-    emit({"format": to, "path": str(path)}) if as_json else typer.echo(path)
+    emit({"format": path.suffix[1:], "path": str(path)}) if as_json else typer.echo(path)

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from byhand.errors import RunError, unknown_name
+from byhand.errors import RunError, SettingsError, unknown_name
 from byhand.models import network
 from byhand.runs import run as files
 from byhand.runs.run import Run
@@ -25,8 +25,10 @@ from byhand.runs.storage import write_atomically
 FORMATS = ("onnx", "safetensors")
 
 
-def export(run: Run, to: str, path: str | os.PathLike[str] | None = None) -> Path:
+def export(run: Run, to: str | None = None, path: str | os.PathLike[str] | None = None) -> Path:
     """The path of the file now written, atomically; without ``path`` it is RECIPE.onnx or so in the run directory.
+
+    Without ``to`` the ending of ``path`` says the format, .onnx or .safetensors; else it is safetensors.
 
     Both formats carry as metadata, each value as JSON: network (its name), options (its arguments), preparation (what
     makes an image of the data set a float batch), class_names, recipe and byhand (the version).
@@ -40,9 +42,15 @@ def export(run: Run, to: str, path: str | os.PathLike[str] | None = None) -> Pat
 
     Raises:
         UnknownName: ``to`` is not in FORMATS.
+        SettingsError: ``path`` has the ending of another format than ``to``.
         RunError: the run has no good weights, the file cannot be written or would replace one of the run's own, or
             the packages for ONNX are missing.
     """
+    ending = None if path is None else Path(path).suffix.lower().removeprefix(".")
+    if to is None:
+        to = ending if ending in FORMATS else "safetensors"
+    if to in FORMATS and ending in FORMATS and ending != to:
+        raise SettingsError(f"{path} ends in .{ending}, and the format is {to}; change one of them")
     if to not in FORMATS:
         raise unknown_name("export format", to, FORMATS)
     target = _target(run, to, path)
