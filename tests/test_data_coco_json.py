@@ -307,3 +307,17 @@ def test_the_check_says_what_a_file_holds(byhand, tmp_path):
     assert rows["train images"]["counts"] == {"images": 2, "empty": 0, "boxes": 2, "ignored": 0}
     assert rows["instances_train.json, annotation 2"]["verdict"] == "left out"
     assert rows["instances_train.json, annotation 3"]["verdict"] == "changed"
+
+
+def test_faults_of_two_files_of_one_name_are_all_counted(tmp_path):
+    for part in ("train", "valid"):
+        picture(tmp_path / part / "1.png", seed=sum(part.encode()))
+        faulty = box(2, 1, bbox=(1, 2, 0, 6))
+        write(tmp_path / part / "_annotations.coco.json", [image(1), image(4, "4.png")], [box(1, 1), faulty])
+    skipped = quietly(tmp_path).skipped
+    assert set(skipped) == {
+        "_annotations.coco.json, annotation 2",
+        "valid/_annotations.coco.json, annotation 2",
+        "4.png",
+        "valid/4.png",
+    }

@@ -12,6 +12,7 @@ from byhand.data.detection_labels import (
     LabelledImage,
     LabelledObject,
     Labels,
+    leave_out,
     number,
     reasons,
     short,
@@ -71,7 +72,7 @@ def list_coco(path: Path) -> Labels:
     """
     train_path, test_path = _files(path)
     skipped: dict[str, str] = {}
-    train = _read(train_path, skipped)
+    train = _read(train_path, skipped, train_path.name)
     if not train.categories:
         raise DataError(f'{train_path} has no category; expected "categories" with an id and a name each')
     numbers = sorted(train.categories)
@@ -84,7 +85,8 @@ def list_coco(path: Path) -> Labels:
     said = [f"labels {train_path.name}", f"images in {train.folder}"]
     tests = None
     if test_path is not None:
-        test = _read(test_path, skipped)
+        same = test_path.name == train_path.name  # as Roboflow calls them
+        test = _read(test_path, skipped, f"{test_path.parent.name}/{test_path.name}" if same else test_path.name)
         by_name = {name: label for label, name in enumerate(names)}
         tests = _labelled(test, {n: by_name[name] for n, name in test.categories.items() if name in by_name}, skipped)
         said.append(f"test set {test_path.name} with images in {test.folder}")
@@ -157,11 +159,12 @@ def _other(path: Path) -> Path | None:
     return next((one for one in found if one.is_file()), None)
 
 
-def _read(path: Path, skipped: dict[str, str]) -> _File:
+def _read(path: Path, skipped: dict[str, str], called: str) -> _File:
+    """What the file holds; in ``skipped`` it is called so."""
     content = _parsed(path)
     categories: dict[int, str] = {}
     for i, entry in enumerate(content["categories"]):
-        where = f"{path.name}, category {i + 1}"
+        where = f"{called}, category {i + 1}"
         try:
             one, name = _id(entry, "id"), " ".join(str(entry.get("name") or "").split())
             if not name:
@@ -173,12 +176,12 @@ def _read(path: Path, skipped: dict[str, str]) -> _File:
             skipped[where] = str(why)
     images: dict[int, tuple[str, tuple[int, int] | None]] = {}
     for i, entry in enumerate(content["images"]):
-        where = f"{path.name}, image at {i + 1}"
+        where = f"{called}, image at {i + 1}"
         try:
             one = _id(entry, "id")
-            where = f"{path.name}, image {one}"
+            where = f"{called}, image {one}"
             if one in images:
-                where = f"{path.name}, image {one}, again at {i + 1}"
+                where = f"{called}, image {one}, again at {i + 1}"
                 raise BadLabel(f"its id {one} was there before, for {images[one][0]}")
             images[one] = (_file_name(entry), _size(entry))
         except BadLabel as why:
@@ -187,14 +190,14 @@ def _read(path: Path, skipped: dict[str, str]) -> _File:
         raise DataError(
             f'{path} has no image{f": {reasons(skipped)}" if skipped else ""}; expected "images" with an id'
         )
-    objects = _objects(path, content["annotations"], images, skipped)
+    objects = _objects(called, content["annotations"], images, skipped)
     folder = _folder(path, [name for name, _ in images.values()])
     found: list[LabelledImage] = []
     paths: dict[Path, str] = {}
     for one, (name, size) in images.items():
         place = _place(folder, name)
         if place is None:
-            skipped[name] = f"there is no such image in {folder}"
+            leave_out(skipped, name, folder / name, f"there is no such image in {folder}")
         elif place in paths:
             skipped[f"{name}, image {one}"] = f"its file is that of {paths[place]}"
         else:
@@ -226,21 +229,21 @@ def _parsed(path: Path) -> dict[str, list[Any]]:
 
 
 def _objects(
-    path: Path, annotations: list[Any], images: dict[int, Any], skipped: dict[str, str]
+    called: str, annotations: list[Any], images: dict[int, Any], skipped: dict[str, str]
 ) -> dict[int, list[LabelledObject]]:
     """Image -> its objects, whose `label` is still the number of the category."""
     found: dict[int, list[LabelledObject]] = defaultdict(list)
     seen: set[int] = set()
     for i, entry in enumerate(annotations):
-        where = f"{path.name}, annotation at {i + 1}"
+        where = f"{called}, annotation at {i + 1}"
         try:
             if not isinstance(entry, dict):
                 raise BadLabel(f"is {short(entry)}, expected an object")
             if "id" in entry:
                 one = _id(entry, "id")
-                where = f"{path.name}, annotation {one}"
+                where = f"{called}, annotation {one}"
                 if one in seen:
-                    where = f"{path.name}, annotation {one}, again at {i + 1}"
+                    where = f"{called}, annotation {one}, again at {i + 1}"
                     raise BadLabel(f"its id {one} was there before")
                 seen.add(one)
             image = _id(entry, "image_id")

@@ -22,6 +22,7 @@ from byhand.data.detection_labels import (
     LabelledObject,
     Labels,
     fitted_box,
+    leave_out,
     reasons,
     some,
 )
@@ -88,9 +89,11 @@ def read(labels: Labels, max_bytes: int = MAX_BYTES, split_seed: int = SPLIT_SEE
         said.append(f"{len(parts[1])} of {sum(map(len, parts))} images held out with seed {split_seed} as test set")
     for part, what in zip(parts, ("training", "test"), strict=True):
         if not part:
+            alone = labels.test is None and sum(map(len, parts)) == 1
+            left_out = f"left out were {reasons(skipped)}; mend the labels, or name" if skipped else "name"
             raise DataError(
-                f"{labels.folder}: no {what} image is left; left out were {reasons(skipped) or 'none'}; "
-                f"mend the labels, or name other images"
+                f"{labels.folder}: no {what} image is left{' beside a single one' if alone else ''}; {left_out} other "
+                "images, at least one for training and one for the test"
             )
     compact = [[_compact(image, skipped, changed) for image in part] for part in parts]
     compact, has_masks, why_not = _outlined(compact, labels, skipped)
@@ -133,7 +136,7 @@ def _measured(part: Sequence[LabelledImage], skipped: dict[str, str]) -> list[Me
     found = []
     for image, seen in zip(part, in_threads(lambda i: measure(part[i].path), len(part)), strict=True):
         if isinstance(seen, Unreadable):
-            skipped[image.name] = _why(seen)
+            leave_out(skipped, image.name, image.path, _why(seen))
             continue
         width, height, turned = seen
         stored, upright = (width, height), (height, width) if turned else (width, height)
@@ -143,7 +146,7 @@ def _measured(part: Sequence[LabelledImage], skipped: dict[str, str]) -> list[Me
             found.append(Measured(image, *stored, False))
         else:
             sizes = f"{image.size[0]} × {image.size[1]} pixels, the image has {upright[0]} × {upright[1]}"
-            skipped[image.name] = f"its label is of {sizes}"
+            leave_out(skipped, image.name, image.path, f"its label is of {sizes}")
     return found
 
 
@@ -169,11 +172,9 @@ def _decoded(parts: list[list[Measured]], max_bytes: int, skipped: dict[str, str
 
         answers = in_threads(one, len(part))
         sound = [i for i, answer in enumerate(answers) if not isinstance(answer, Unreadable)]
-        skipped.update(
-            (image.labels.name, _why(answer))
-            for image, answer in zip(part, answers, strict=True)
-            if isinstance(answer, Unreadable)
-        )
+        for image, answer in zip(part, answers, strict=True):
+            if isinstance(answer, Unreadable):
+                leave_out(skipped, image.labels.name, image.labels.path, _why(answer))
         lines += [answers[i][0] for i in sound]  # type: ignore[index]
         if stack is not None:
             images.append(stack if len(sound) == len(part) else stack[sound])

@@ -118,6 +118,11 @@ def some(texts: Sequence[str]) -> str:
     return ", ".join(texts[:3]) + (f" and {len(texts) - 3:,} more" if len(texts) > 3 else "")
 
 
+def leave_out(skipped: dict[str, str], name: str, path: Path, why: str) -> None:
+    """None; the picture is left out, and called by its folder too where another of its name was left out before."""
+    skipped[f"{path.parent.name}/{name}" if name in skipped else name] = why
+
+
 def reasons(skipped: Mapping[str, str]) -> str:
     """The first three of what was left out, and why."""
     return some([f"{name} ({why})" for name, why in list(skipped.items())[:4]] + [""] * (len(skipped) - 4))
