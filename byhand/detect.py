@@ -82,6 +82,9 @@ def coco_results(
 
 
 def _stem(paths: Sequence[str | Path], i: int) -> str:
-    """The name of a picture without its ending; with its number where several are called so."""
+    """The name of a picture without its ending; with its number, as often as it takes, where several are called so."""
     stems = [Path(path).stem for path in paths]
-    return stems[i] if stems.count(stems[i]) == 1 else f"{stems[i]}-{i + 1}"
+    stem = stems[i]
+    while stems.count(stem) > (stem == stems[i]):
+        stem = f"{stem}-{i + 1}"
+    return stem

@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+import byhand
+from byhand.errors import SettingsError
 from byhand.recipes.own_detector import own_detector
 
 NARROW = {"num_classes": 3, "width": 4, "min_size": 32, "max_size": 64, "box_score_thresh": 0.0}
@@ -182,3 +184,24 @@ def test_an_empty_data_set_is_refused_in_one_line_and_leaves_no_run(refused, tmp
     assert "no sound JSON" in train(f"coco-json:{tmp_path / 'half.json'}")
     assert "does not exist" in train(f"coco-json:{tmp_path / 'none.json'}")
     assert not runs.exists()
+
+
+def test_pictures_of_one_name_are_all_written_also_beside_one_that_is_called_like_their_number(told, byhand, tmp_path):
+    paths = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "x-2.png"]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(noise(20, 20, 3)).save(path)
+    answers = byhand("detect", told.path, *paths, "--output", tmp_path / "out", "--json").records
+    assert len({answer["picture"] for answer in answers}) == len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def test_one_picture_is_too_few_to_learn_and_to_measure(refused, tmp_path):
+    one = coco(tmp_path / "one", cats(1), images=1)
+    told = refused("train", "--network", "fasterrcnn", "--dataset", one, "--epochs", 1)
+    assert "beside a single one" in told
+    assert "left out" not in told
+
+
+def test_an_argument_of_torchvision_for_weights_is_told_what_takes_them():
+    with pytest.raises(SettingsError, match=r"byhand\.pretrained\.load_weights takes weights"):
+        byhand.models.fasterrcnn_small(weights=None)

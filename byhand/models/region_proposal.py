@@ -90,7 +90,8 @@ def rules_of(options: dict[str, Any], **kinds: type) -> list[Any]:
     known = {f"{prefix}_{field.name}": (prefix, field.name) for prefix in kinds for field in fields(kinds[prefix])}
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise SettingsError(f"a detector takes no argument {unknown[0]!r}; thresholds: {', '.join(known)}")
+        read = "; byhand.pretrained.load_weights takes weights" if "weights" in unknown[0] else ""
+        raise SettingsError(f"a detector takes no argument {unknown[0]!r}{read}; thresholds: {', '.join(known)}")
     taken: dict[str, dict[str, Any]] = {prefix: {} for prefix in kinds}
     for name, value in options.items():
         prefix, field = known[name]

@@ -51,7 +51,8 @@ def check_detection_names(network: str | None, dataset: str) -> None:
 
 
 def own_detector(network: str, dataset: "DetectionDataset", size: int | None = None) -> Recipe:
-    """The recipe of a detector for a data set; ``size`` is the shorter side of the images as it sees them, in pixels.
+    """The recipe of a detector for a data set; ``size`` is the shorter side of the images as it sees them, in pixels,
+    or less where the longer would be more than 4/3 of it.
 
     Raises SettingsError for a detector of masks where the data set has none.
     """
