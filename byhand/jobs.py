@@ -17,11 +17,13 @@ from byhand.errors import NonFiniteLoss, RunError, SettingsError
 from byhand.measures import (
     dataset_of,
     measure,
+    measured_dataset_of,
     measures_of,
     precision_of,
     reached,
     record_of,
     result_of,
+    same_data,
     weight_errors,
 )
 from byhand.models.weights import Loaded
@@ -37,7 +39,17 @@ from byhand.training.settings import Settings
 from byhand.training.state import State
 from byhand.training.tasks import DETECTION, REGRESSION
 
-__all__ = ["Training", "dataset_of", "find_lr", "measure", "predict_files", "reached", "resume", "start", "train"]
+__all__ = [
+    "Training",
+    "find_lr",
+    "measure",
+    "measured_dataset_of",
+    "predict_files",
+    "reached",
+    "resume",
+    "start",
+    "train",
+]
 
 
 class Training:
@@ -205,12 +217,12 @@ def resume(path: str | Path | Run, *, data_dir: str | Path | None = None, progre
     run = path if isinstance(path, Run) else Run.open(path)
     if run.finished:
         raise RunError(f"{run.path} is finished; there is nothing to resume")
-    record, receipt = record_of(run), run.environment()
+    record = record_of(run)
     saved = run.load_checkpoint()
     settings = Settings.of(record["settings"])
     device = prepare_machine(settings)
     dataset = dataset_of(run, data_dir, progress)
-    if dict(dataset.sha256) != (receipt.get("data") or {}).get("sha256"):
+    if not same_data(run, dataset):
         raise RunError(f"{run.path} was trained on other data than {dataset.source} holds now; give its --data-dir")
     network = record["network"]
     state = State.new(lambda: models.build(network["name"], **network["options"]), settings, device)

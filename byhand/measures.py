@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from byhand import data
 from byhand.assembly import AnyDataset, Progress, load_dataset
 from byhand.data.detection import DetectionDataset
-from byhand.data.detection_labels import path_of
+from byhand.data.detection_labels import path_of, some
 from byhand.errors import DataError, RunError, SettingsError
 from byhand.ops import least_squares
 from byhand.runs.run import Run
@@ -38,6 +39,32 @@ def dataset_of(run: Run, data_dir: str | Path | None = None, progress: Progress 
     return load_dataset(name, settings, data_dir or run.environment().get("data_dir"), progress)
 
 
+def measured_dataset_of(run: Run, data_dir: str | Path | None = None) -> AnyDataset:
+    """The data set to measure or draw a run on: its own, or what ``data_dir`` holds, of the same classes.
+
+    A warning says that those of ``data_dir`` are others: the test set is then another, and where it is split off by
+    chance it may hold what the run was trained on. Raises RunError for other data where no ``data_dir`` asks for them,
+    and for other classes.
+    """
+    dataset, names = dataset_of(run, data_dir), record_of(run)["class_names"]
+    if list(dataset.class_names) != list(names):
+        raise RunError(
+            f"{run.path} was trained on the classes {some(names)}, but {dataset.source} has "
+            f"{some(dataset.class_names)}; the folders or categories must be called as they were"
+        )
+    if not same_data(run, dataset):
+        told = f"{run.path} was trained on other data than {dataset.source} holds now"
+        if data_dir is None:
+            raise RunError(f"{told}; bring them back, or ask for these with --data-dir")
+        warnings.warn(f"{told}; these measures are not those of its test set", stacklevel=2)
+    return dataset
+
+
+def same_data(run: Run, dataset: AnyDataset) -> bool:
+    """Whether the data set is what the run was trained and measured on, by its checksums."""
+    return dict(dataset.sha256) == (run.environment().get("data") or {}).get("sha256")
+
+
 def measure(run: Run, split: str = "test", data_dir: str | Path | None = None) -> dict[str, Any]:
     """What the weights of a finished run give on a part of its data: ``test`` (or what was held out) or ``train``.
 
@@ -47,7 +74,7 @@ def measure(run: Run, split: str = "test", data_dir: str | Path | None = None) -
         raise SettingsError(f"split={split!r} must be 'test' or 'train'")
     record = record_of(run)
     model = run.model()
-    dataset = dataset_of(run, data_dir)
+    dataset = measured_dataset_of(run, data_dir)
     settings = Settings.of(record["settings"])
     measures = measures_of(model, dataset, split, settings, record["task"])
     seconds = (run.result() or {}).get("seconds", sum(line["seconds"] for line in run.history()))

@@ -624,3 +624,20 @@ def test_the_command_says_what_it_found(byhand, tmp_path):
     folder = images_in(tmp_path / "sky", ("dawn", "day", "night"))
     said = byhand("train", "--network", "mlp", "--dataset", f"image-folder:{folder}", "--epochs", 1, "--no-plots")
     assert re.search(r"\d+ training and \d+ test images of image-folder:.*sky; 3 classes: dawn, day, night", said.err)
+
+
+def test_a_run_is_not_measured_or_drawn_on_images_that_have_changed_unless_asked(byhand, refused, here):
+    folder = images_in(here / "mine")
+    run = trained_on(folder, byhand)
+    before = byhand("evaluate", run.path, "--json").records[0]["accuracy"]
+    (folder / "night" / "000.png").unlink()
+    for command in (("evaluate", run.path), ("plot", run.path, "mistakes")):
+        assert "was trained on other data than" in refused(*command)
+    asked = byhand("evaluate", run.path, "--data-dir", folder, "--json")
+    assert asked.code == 0
+    assert "these measures are not those of its test set" in asked.err
+    (folder / "night").rename(folder / "a-night")  # would be the first class now
+    assert "was trained on the classes day, night" in refused("evaluate", run.path, "--data-dir", folder)
+    (folder / "a-night").rename(folder / "night")
+    picture(50, 8, 100).save(folder / "night" / "000.png")  # as it was
+    assert byhand("evaluate", run.path, "--json").records[0]["accuracy"] == before

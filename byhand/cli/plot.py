@@ -77,7 +77,7 @@ def plot(
         focus = plots.Focus(layer, [number_or_path(one) for one in image or ()], label)
         if not opened.finished and only is None:  # the others need the final weights
             only = ["loss", "accuracy"] if opened.recipe()["task"] == "classification" else ["loss"]
-        paths = plots.save_figures(opened, jobs.dataset_of(opened, data_dir), lang, only, focus)
+        paths = plots.save_figures(opened, jobs.measured_dataset_of(opened, data_dir), lang, only, focus)
     for path in paths:
         emit({"picture": path.stem, "path": str(path)}) if as_json else typer.echo(path)
     if show:
