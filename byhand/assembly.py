@@ -14,7 +14,7 @@ from byhand.data.detection import DetectionDataset
 from byhand.errors import ByhandError, SettingsError
 from byhand.models.weights import Loaded, take_weights
 from byhand.recipes import DEFAULT, recipe
-from byhand.recipes.own import check_names, own_recipe
+from byhand.recipes.own import WHATEVER, check_names, own_recipe
 from byhand.recipes.own_detector import check_masks, own_detector
 from byhand.training.batches import num_batches
 from byhand.training.detection import check_detection
@@ -53,8 +53,7 @@ def assemble(
     else:
         if data_dir is not None and data.entry(dataset).kind == "folder":
             raise SettingsError(f"{dataset} says where its images lie; leave out data_dir={os.fspath(data_dir)!r}")
-        # what no data set can make possible
-        asked = Settings(epochs=1, batch_size=1, lr=1.0, by_hand=False).replace(**settings)
+        asked = WHATEVER.replace(**settings)
         if models.detector(network) is not None:
             check_detection(asked)
         device, examples, given = _material(asked, dataset, data_dir, weights, progress)
@@ -171,9 +170,13 @@ def _check_fit(state: State, dataset: AnyDataset, network: str) -> None:
     if isinstance(dataset, DetectionDataset):
         return  # a detector takes images of every size, and says itself what is wrong with one
     images, settings = dataset.train_images[:1], state.settings
-    if images.dtype == torch.uint8 and settings.shift >= (settings.preparation.size or min(images.shape[2:])):
-        size = " × ".join(map(str, settings.preparation(images).shape[2:]))
-        raise SettingsError(f"shift={settings.shift} must be below the size of the images, {size} pixels")
+    if images.dtype == torch.uint8:
+        for name in ("shift", "cutout"):
+            if getattr(settings, name) >= (settings.preparation.size or min(images.shape[2:])):
+                size = " × ".join(map(str, settings.preparation(images).shape[2:]))
+                raise SettingsError(
+                    f"{name}={getattr(settings, name)} must be below the size of the images, {size} pixels"
+                )
     try:
         with torch.no_grad():
             state.library.eval()(settings.preparation(images.to(state.device)))

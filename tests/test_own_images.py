@@ -641,3 +641,25 @@ def test_a_run_is_not_measured_or_drawn_on_images_that_have_changed_unless_asked
     (folder / "a-night").rename(folder / "night")
     picture(50, 8, 100).save(folder / "night" / "000.png")  # as it was
     assert byhand("evaluate", run.path, "--json").records[0]["accuracy"] == before
+
+
+def test_weights_that_are_no_numbers_are_refused_by_the_name_of_the_layer(byhand, refused, here):
+    folder = images_in(here / "mine")
+    state = models.build("resnet20").state_dict()
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(state, "nan.pth")
+    told = refused("train", "--network", "resnet20", "--dataset", f"image-folder:{folder}", *QUICK, "--from", "nan.pth")
+    assert "infinite or NaN in layer1.0.conv1.weight" in told
+
+
+def test_settings_that_cannot_be_are_told_with_what_the_plan_has(refused, here):
+    folder = images_in(here / "mine")
+    train = ("train", "--network", "mlp", "--dataset", f"image-folder:{folder}", *QUICK)
+    assert "schedule='one-cycle'" in refused(*train, "--set", "milestones=0.5")
+    assert "cutout=40 must be below the size of the images" in refused(*train, "--set", "cutout=40")
+    assert "at most 1000.0, or 0 for none" in refused(*train, "--set", "mixup=-1")
+
+
+def test_a_data_set_that_is_a_path_is_told_how_it_is_written(here):
+    with pytest.raises(SettingsError, match="'image-folder:mine'"):
+        library.train(network="mlp", dataset=images_in(here / "mine").relative_to(here))

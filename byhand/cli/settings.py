@@ -21,7 +21,10 @@ DataSet = Annotated[
 ]
 Size = Annotated[
     int | None,
-    typer.Option(help="Bring images to so many pixels a side; for detectors the shorter side.", rich_help_panel=OWN),
+    typer.Option(
+        help="Bring images to so many pixels a side; for detectors the shorter, the longer at most 4/3.",
+        rich_help_panel=OWN,
+    ),
 ]
 From = Annotated[
     str | None,
@@ -59,8 +62,8 @@ def changes_of(
     from byhand.errors import SettingsError
     from byhand.recipes import DEFAULT
     from byhand.recipes import recipe as named
-    from byhand.recipes.own import check_names
-    from byhand.training.settings import Settings, from_text
+    from byhand.recipes.own import WHATEVER, check_names
+    from byhand.training.settings import from_text
 
     check_names(recipe, network, dataset, plan, size)
     changes = {name: value for name, value in given.items() if value is not None}
@@ -72,7 +75,6 @@ def changes_of(
     if twice:
         raise SettingsError(f"{twice[0]} is given by --{twice[0].replace('_', '-')} and by --set; give one of them")
     changes |= assigned
-    free = Settings(1, 1, 1.0, by_hand=False)
-    planned = named(recipe or DEFAULT.name).plan(plan).settings if network is None else free
+    planned = named(recipe or DEFAULT.name).plan(plan).settings if network is None else WHATEVER
     planned.replace(**changes)
     return changes

@@ -76,7 +76,7 @@ def take_weights(network: nn.Module, content: Any, source: str = "the state dict
 
     Raises:
         RunError: there is no state dict in it, or missing, unexpected and misshapen names, all in one error; nothing
-            is loaded then.
+            is loaded then. Or a number that is infinite or NaN.
     """
     own = network.state_dict()
     found = _names_as_in(own, state_dict_in(content, source))
@@ -103,6 +103,11 @@ def take_weights(network: nn.Module, content: Any, source: str = "the state dict
             f"{source} does not fit this {type(network).__name__}: {listed}. Nothing was loaded; build the network "
             "that the file was made with"
         )
+    for key, value in taken.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise RunError(
+                f"{source} holds numbers that are infinite or NaN in {key}; nothing was loaded, take another"
+            )
     # a frozen normalisation sees by them that the other one learned
     counted = {key: value for key, value in found.items() if key.endswith(COUNT) and key.replace(COUNT, VAR) in taken}
     network.load_state_dict({**own, **counted, **taken})

@@ -189,7 +189,9 @@ def by_hand(model: nn.Module) -> nn.Module:
     """The same network with every layer replaced by its hand-written twin, over the same parameters and buffers.
 
     Training either one trains both. The model itself is left as it is. Modules of one's own keep their code; what they
-    call of ``torch.nn.functional`` is computed by ``byhand.ops``.
+    call of ``torch.nn.functional`` is computed by ``byhand.ops``. Nothing is overwritten: ``inplace=True`` gives a new
+    tensor, so that a network which goes on with what an activation in place has changed, as a pre-activation block with
+    its shortcut may, is another one by hand. ``prove`` then says wrong; write ``inplace=False``.
 
     Raises UnknownLayer that names a layer, or on its first call a function, that has no twin.
     """

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from byhand.data.arrays import Dataset
 
+# What a plan is for whatever network and data set: changes that do not fit it can fit none.
+WHATEVER = Settings(epochs=1, batch_size=1, lr=1.0, schedule="one-cycle", by_hand=False)
 PLANS = ("fast", "best")
 LARGEST_SMALL = 64  # pixels a side; up to here networks get the stem that they have for small images
 LARGEST_TRIED = 256  # pixels a side; every network takes images of fewer
@@ -65,6 +67,8 @@ def check_names(recipe: str | None, network: str | None, dataset: str | None, pl
             f"network {network!r} needs a data set: give --dataset too, such as cifar10, or image-folder:PATH for your "
             "own images"
         )
+    if not isinstance(dataset, str):
+        raise SettingsError(f"dataset={dataset!r} must be a name, such as 'image-folder:{dataset}'")
     known = data.entry(dataset)
     check_detection_names(network, dataset)
     if network is None:

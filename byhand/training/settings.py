@@ -137,7 +137,7 @@ class Settings:
             _within(name, getattr(self, name), 0, math.inf)
         for name in ("mixup", "cutmix"):
             if getattr(self, name) != 0:  # beyond these bounds all draws are one number, or none
-                _within(name, getattr(self, name), LEAST_ALPHA, MOST_ALPHA)
+                _within(name, getattr(self, name), LEAST_ALPHA, MOST_ALPHA, or_else=", or 0 for none")
         _within("gamma", self.gamma, 0, math.inf, open_below=True)
         for name in ("label_smoothing", "crop", "erase", "body_lr"):
             _within(name, getattr(self, name), 0, 1)
@@ -241,9 +241,17 @@ def _whole(name: str, value: Any, least: int, most: int | None = None) -> None:
         raise SettingsError(f"{name}={value!r} must be a whole number of at least {least}{above}")
 
 
-def _within(name: str, value: Any, low: float, high: float, open_below: bool = False, open_above: bool = False) -> None:
+def _within(
+    name: str,
+    value: Any,
+    low: float,
+    high: float,
+    open_below: bool = False,
+    open_above: bool = False,
+    or_else: str = "",
+) -> None:
     outside = not is_finite(value) or value < low or value > high
     if outside or (open_below and value == low) or (open_above and value == high):
         below = f"above {low}" if open_below else f"at least {low}"
         above = "" if high == math.inf else f" and {'below' if open_above else 'at most'} {high}"
-        raise SettingsError(f"{name}={value!r} must be a finite number {below}{above}")
+        raise SettingsError(f"{name}={value!r} must be a finite number {below}{above}{or_else}")
