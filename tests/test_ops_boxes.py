@@ -87,6 +87,16 @@ def test_one_box_in_every_format_becomes_itself_in_every_other(in_fmt, out_fmt):
     assert given.tolist() == [FORMATS[in_fmt]] * 2
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.bfloat16, torch.float64])
+def test_converted_boxes_keep_their_dtype_but_for_centres_of_whole_numbers(dtype):
+    corners = torch.tensor([[1, 2, 4, 7]], dtype=dtype)
+    sized, centred = ops.box_convert(corners, "xyxy", "xywh"), ops.box_convert(corners, "xyxy", "cxcywh")
+    assert sized.tolist() == [[1, 2, 3, 5]]
+    assert centred.tolist() == [[2.5, 4.5, 3, 5]]
+    assert sized.dtype == dtype
+    assert centred.dtype == (torch.float32 if dtype == torch.int64 else dtype)
+
+
 def test_clipping_keeps_what_lies_inside_height_and_width():
     inside = ops.clip_boxes_to_image(tensor([[-5, -5, 3, 4], [2, 3, 90, 80], [70, 50, 80, 90], [1, 2, 3, 4]]), (20, 60))
     assert inside.tolist() == [[0, 0, 3, 4], [2, 3, 60, 20], [60, 20, 60, 20], [1, 2, 3, 4]]

@@ -70,7 +70,8 @@ def _share(part: Tensor, whole: Tensor) -> Tensor:
 def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
     """The same boxes in another format, (N, 4) -> (N, 4).
 
-    Formats are "xyxy" (corners), "xywh" (upper left corner, width, height) and "cxcywh" (centre, width, height).
+    Formats are "xyxy" (corners), "xywh" (upper left corner, width, height) and "cxcywh" (centre, width, height). The
+    dtype stays as it is; but whole numbers become float32 where centres are in it, which need halves.
 
     Raises SettingsError for another format.
     """
@@ -87,10 +88,14 @@ def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
     else:
         x1, y1, x2, y2 = a, b, c, d
     if out_fmt == "xywh":
-        return torch.stack([x1, y1, x2 - x1, y2 - y1], 1)
-    if out_fmt == "cxcywh":
-        return torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], 1)
-    return torch.stack([x1, y1, x2, y2], 1)
+        columns = [x1, y1, x2 - x1, y2 - y1]
+    elif out_fmt == "cxcywh":
+        columns = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
+    else:
+        columns = [x1, y1, x2, y2]
+    converted = torch.stack(columns, 1)
+    whole = not boxes.dtype.is_floating_point
+    return converted if whole and "cxcywh" in (in_fmt, out_fmt) else converted.to(boxes.dtype)
 
 
 def clip_boxes_to_image(boxes: Tensor, size: Sequence[int]) -> Tensor:
