@@ -321,3 +321,13 @@ def test_faults_of_two_files_of_one_name_are_all_counted(tmp_path):
         "4.png",
         "valid/4.png",
     }
+
+
+def test_the_checksum_of_the_labels_is_over_the_outlines_too(tmp_path):
+    def checksum(x, box_alone=False):
+        more = {} if box_alone else {"segmentation": [[x, 2, 6, 2, 6, 8, 1, 8]]}
+        plain(tmp_path / "a", [box(i + 1, i + 1, **more) for i in range(2)])
+        return quietly(tmp_path / "a").sha256["labels"]
+
+    assert checksum(1) == checksum(1)
+    assert len({checksum(1), checksum(2), checksum(1, box_alone=True)}) == 3

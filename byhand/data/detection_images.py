@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -285,14 +285,20 @@ def _drawing(draw: Any) -> Callable[[Compact], Objects]:
 
 
 def _labels_sha256(parts: list[list[Compact]], labels: Labels) -> str:
-    lines = [f"{some(labels.class_names)} {labels.class_names}\n"]
-    for part in parts:
-        for one in part:
-            objects = one.objects
-            values = (objects.boxes.tolist(), objects.labels.tolist(), objects.ignored.tolist())
-            lines.append(f"{objects.image}\0{values}\n")
-    return _sha256(lines)
+    def lines() -> Iterator[str]:
+        yield f"{some(labels.class_names)} {labels.class_names}\n"
+        for part in parts:
+            for one in part:
+                objects = one.objects
+                values = (objects.boxes.tolist(), objects.labels.tolist(), objects.ignored.tolist())
+                outlines = f"\0{[outline for outline, _ in one.outlines]}" if one.outlines else ""
+                yield f"{objects.image}\0{values}{outlines}\n"
+
+    return _sha256(lines())
 
 
-def _sha256(lines: Sequence[str]) -> str:
-    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+def _sha256(lines: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
