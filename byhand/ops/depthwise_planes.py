@@ -49,7 +49,7 @@ def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, row
     y = x.new_empty(*x.shape[:2], rows.places, columns.places)
     factors, pixels, outputs = _factors(weight, len(x)), _planes(x), _planes(y)
     begun = None if bias is None else bias.repeat(len(x))[:, None]
-    for some, room in _blocks(pixels):
+    for some, room, _ in _blocks(pixels):
         out, each = outputs[some], factors[:, some].unbind()
         if begun is None:
             out.zero_()
@@ -68,8 +68,8 @@ def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, r
     d_x = x.new_empty(x.shape) if needed[0] else None
     # of each plane alone: those of a channel are added up at the end
     d_factors = factors.new_zeros(factors.shape[:2]) if needed[1] else None
-    for some, room in _blocks(gradients):
-        seen, each, product = pixels[some], factors[:, some].unbind(), torch.empty_like(room)
+    for some, room, product in _blocks(gradients):
+        seen, each = pixels[some], factors[:, some].unbind()
         d_seen = None if d_x is None else _planes(d_x)[some].zero_()
         d_each = None if d_factors is None else d_factors[:, some].unbind()
         for shift, taps in _taps(rows, columns):
@@ -100,13 +100,14 @@ def _factors(weight: Tensor, images: int) -> Tensor:
     return weight.flatten(1).t().repeat(1, images)[:, :, None]
 
 
-def _blocks(planes: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """A few of the planes after the other, each time with memory as large as they are, which is the same again."""
+def _blocks(planes: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """A few of the planes after the other, each time with room for as many twice, which is the same memory again."""
     step = max(BLOCK * torch.get_num_threads() // max(planes.shape[1], 1), 1)
-    room = torch.empty_like(planes[:step])
+    rooms = planes.new_empty(2, *planes[:step].shape)  # what is not written to costs nothing
     for start in range(0, len(planes), step):
         some = slice(start, min(start + step, len(planes)))
-        yield some, room[: some.stop - start]
+        one, other = rooms[:, : some.stop - start].unbind()
+        yield some, one, other
 
 
 def _moved(planes: Tensor, shift: int, width: int, room: Tensor) -> Tensor:
