@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from test_plots import FASHION, classification, pixels, regression, take_chinese_fonts_away, texts, tiles
+from test_plots import (
+    FASHION,
+    classification,
+    needs_chinese_font,
+    pixels,
+    regression,
+    take_chinese_fonts_away,
+    texts,
+    tiles,
+)
 from torch import nn
 
 from byhand import models, plots
@@ -237,12 +246,12 @@ def test_runs_without_convolutions_have_neither_picture(tmp_path):
     assert focus.class_index("0", ["7", "0"]) == 1  # a name comes before a number
 
 
-def test_chinese_pictures_of_layers_are_written_in_chinese_or_english(tmp_path, monkeypatch):
+@pytest.mark.parametrize("font", [pytest.param(True, marks=needs_chinese_font), False])
+def test_chinese_pictures_of_layers_are_in_chinese_where_a_font_can_write_it(font, tmp_path, monkeypatch):
     run, dataset = classification(tmp_path)
+    if not font:
+        take_chinese_fonts_away(monkeypatch)
     wanted = ["filters", "features", "gradcam", "receptive"]
     for figure in plots.figures_of(run, dataset, "zh", wanted, Focus("0")).values():
         pixels(figure)
-        assert any("\u4e00" <= letter <= "\u9fff" for text in texts(figure) for letter in text)
-    take_chinese_fonts_away(monkeypatch)
-    for figure in plots.figures_of(run, dataset, "zh", wanted, Focus("0")).values():
-        assert not any("\u4e00" <= letter <= "\u9fff" for text in texts(figure) for letter in text)
+        assert any("\u4e00" <= letter <= "\u9fff" for text in texts(figure) for letter in text) == font
