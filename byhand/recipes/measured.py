@@ -25,7 +25,7 @@ EPOCH_SECONDS = {
     ("lenet5-bn-fashion", "fast"): 4.97,
     ("alexnet-fashion", "fast"): 31.9,
     ("vgg11-fashion", "fast"): 33.6,
-    ("nin-fashion", "fast"): 10.9,
+    ("nin-fashion", "fast"): 17.6,
     ("googlenet-fashion", "fast"): 54.8,
     ("resnet20-fashion", "fast"): 121,
     ("resnet20-fashion", "best"): 95.3,
