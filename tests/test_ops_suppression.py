@@ -75,15 +75,14 @@ def parts(rows, dtype):
     st.integers(1, 9),
     st.integers(1, 3),
 )
-def test_nms_is_exact_for_ties_equal_and_empty_boxes_whatever_the_blocks(rows, threshold, dtype, block, rounds):
+def test_nms_is_exact_for_ties_equal_and_empty_boxes_whatever_the_blocks(rows, threshold, dtype, block, many):
     boxes, scores, idxs = parts(rows, dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suppression, "FIRST", block)
         patch.setattr(suppression, "BLOCK", 2 * block)
-        patch.setattr(suppression, "CROWD", 8 * rounds)  # so that some begin with the best box alone
+        patch.setattr(suppression, "CROWD", 8 * many)  # so that some begin with the best box alone
         patch.setattr(suppression, "TILE", 3 * block)
-        patch.setattr(suppression, "MANY", rounds)
-        patch.setattr(suppression, "ROUNDS", rounds)
+        patch.setattr(suppression, "MANY", many)
         assert ops.nms(boxes, scores, threshold).tolist() == by_loop(boxes, scores, threshold)
         assert ops.batched_nms(boxes, scores, idxs, threshold).tolist() == by_loop(boxes, scores, threshold, idxs)
 
@@ -112,6 +111,28 @@ def test_a_chain_in_which_each_suppresses_only_the_next_keeps_every_second():
     x = torch.arange(700.0)
     boxes = torch.stack([x, torch.zeros(700), x + 3, torch.ones(700)], 1)
     assert ops.nms(boxes, -x, 0.4).tolist() == list(range(0, 700, 2))
+
+
+@pytest.mark.parametrize("reach", [2, 10, 100])
+def test_a_chain_in_which_each_suppresses_several_of_the_next_keeps_one_of_reach(reach):
+    # Width w and step 1: IoU of the d-th next is (w - d) / (w + d), and above 1 / 2 while 3 d < w
+    x = torch.arange(700.0)
+    boxes = torch.stack([x, torch.zeros(700), x + 3 * reach - 2, torch.ones(700)], 1)
+    assert ops.nms(boxes, -x, 0.5).tolist() == list(range(0, 700, reach))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_boxes_that_overlap_nothing_come_in_the_order_of_their_scores(dtype):
+    generator = torch.Generator().manual_seed(3)
+    x = 2 * torch.arange(3000.0)
+    boxes = torch.stack([x, torch.zeros(3000), x + 1, torch.ones(3000)], 1)
+    scores = torch.randn(3000, generator=generator) * 10.0 ** torch.randint(-44, 30, (3000,), generator=generator)
+    scores[::3] = scores[1::3]  # equal ones, of which the lower index comes first
+    scores[::50], scores[7::50] = 0.0, -0.0  # which are equal too
+    endless = torch.cat([scores[:-2], torch.tensor([-math.inf, math.inf])])
+    for some in (scores.to(dtype), -scores.to(dtype), endless.to(dtype)):
+        rows = some.tolist()
+        assert ops.nms(boxes, some, 0.5).tolist() == sorted(range(3000), key=lambda i: (-rows[i], i))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
