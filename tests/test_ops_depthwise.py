@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from byhand import ops, prove
-from byhand.ops import depthwise, depthwise_matrix, depthwise_planes, depthwise_shifts
+from byhand.ops import depthwise, depthwise_bands, depthwise_matrix, depthwise_planes, depthwise_shifts
 from byhand.ops.layout import batch_innermost
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -45,6 +45,18 @@ def depthwise_convolutions(draw):
     }
 
 
+WAYS = ["one product", "bands", "planes", "shifts"]  # for images that lie one after the other
+
+
+def go(way, patch):
+    """Have those that can go this way do so, and the others the next that they can."""
+    patch.setattr(depthwise_matrix, "EACH", 10**6 if way == "one product" else 0)
+    patch.setattr(depthwise_bands, "ENOUGH", 0 if way == "bands" else 10**6)
+    patch.setattr(depthwise_bands, "WORTH", (10**6, 10**6))
+    if way == "shifts":
+        patch.setattr(depthwise_planes, "worthwhile", lambda *_: False)
+
+
 @drawn
 @given(
     case=depthwise_convolutions(),
@@ -52,11 +64,10 @@ def depthwise_convolutions(draw):
     dtype=dtypes,
     layout=st.sampled_from([*LAYOUTS, "batch innermost"]),
     weight_layout=st.sampled_from(LAYOUTS),
-    entries=st.sampled_from([0, 10**6]),
-    by_planes=st.booleans(),
+    way=st.sampled_from(WAYS),
 )
 def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
-    case, with_bias, dtype, layout, weight_layout, entries, by_planes
+    case, with_bias, dtype, layout, weight_layout, way
 ):
     x = random(*case["input"], dtype=dtype)
     if layout != "batch innermost":
@@ -69,15 +80,14 @@ def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
         patch.setattr(depthwise, "BLOCK", 300)  # a row or two, so that small images have several blocks
         patch.setattr(depthwise_shifts, "BLOCK", 150)  # an image or two
         patch.setattr(depthwise_shifts, "LARGE", 20)
-        patch.setattr(depthwise_matrix, "EACH", entries)
+        patch.setattr(depthwise_bands, "BLOCK", 300)  # a channel or two
         patch.setattr(depthwise_planes, "BLOCK", 30)  # a plane or two
-        if not by_planes:
-            patch.setattr(depthwise_planes, "worthwhile", lambda *_: False)
+        go(way, patch)
         assert_agree(conv(ops.conv2d, **case["settings"]), conv(F.conv2d, **case["settings"]), x, weight, *bias)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says that it copies the image
-@pytest.mark.parametrize("entries", [10**6, 0], ids=["one product", "place by place"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("batch", [2, 16])
 @pytest.mark.parametrize(
     "settings",
@@ -85,8 +95,8 @@ def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
     ids=str,
 )
 @pytest.mark.parametrize("multiplier", [1, 2])
-def test_gradients_match_finite_differences(batch, settings, multiplier, entries, monkeypatch):
-    monkeypatch.setattr(depthwise_matrix, "EACH", entries)
+def test_gradients_match_finite_differences(batch, settings, multiplier, way, monkeypatch):
+    go(way, monkeypatch)
     inputs = random(batch, 2, 4, 3), random(2 * multiplier, 1, 2, 3, seed=1), random(2 * multiplier, seed=2)
     settings = {**settings, "groups": 2}
     assert_agree(conv(ops.conv2d, **settings), conv(F.conv2d, **settings), *inputs, finite_differences=True)
@@ -111,13 +121,21 @@ def test_an_even_kernel_with_padding_same_looks_further_to_the_right_as_in_torch
     assert_agree(conv(ops.conv2d, **settings), conv(F.conv2d, **settings), x, weight)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("padding", ["same", (0, 2), (4, 2)], ids=str)
-def test_a_pixel_that_is_no_number_spoils_its_own_windows_alone(padding):
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_pixel_and_a_gradient_that_are_no_number_spoil_their_own_windows_alone(value, padding, way, monkeypatch):
+    go(way, monkeypatch)
     x, weight, settings = random(2, 3, 6, 7), random(3, 1, 5, 5, seed=1), {"padding": padding, "groups": 3}
-    x[1, 1, 2, 6] = torch.nan  # at the end of a row
-    mine, theirs = ops.conv2d(x, weight, **settings), F.conv2d(x, weight, **settings)
-    assert torch.equal(mine.isnan(), theirs.isnan())
-    torch.testing.assert_close(mine, theirs, equal_nan=True)
+    x[1, 1, 2, 6] = value  # at the end of a row
+    mine, theirs = [x.clone().requires_grad_() for _ in range(2)]
+    y, expected = ops.conv2d(mine, weight, **settings), F.conv2d(theirs, weight, **settings)
+    torch.testing.assert_close(y, expected, equal_nan=True)
+    grad = random(*y.shape, seed=2)
+    grad[0, 2, 1, 1] = value
+    y.backward(grad)
+    expected.backward(grad)
+    torch.testing.assert_close(mine.grad, theirs.grad, equal_nan=True)
 
 
 def test_the_size_of_a_block_changes_nothing(monkeypatch):
@@ -174,11 +192,12 @@ def test_one_group_a_channel_goes_this_way_and_others_do_not():
         return ops.conv2d(layout(x).requires_grad_(), weight, groups=groups, padding=padding).grad_fn.name()
 
     assert node(4, 4, 4, batch=1) == node(4, 4, 4, size=10) == "depthwise_shiftsBackward"
-    assert node(4, 4, 4, batch=32, size=12) == "depthwise_shiftsBackward"
+    assert node(4, 4, 4, batch=32, size=60) == "depthwise_shiftsBackward"
     assert node(4, 4, 4, batch=1, padding=1) == node(4, 4, 4, size=10, padding=(0, 1)) == "depthwise_planesBackward"
-    assert node(4, 4, 4, batch=32, size=12, padding=1) == "depthwise_planesBackward"
+    assert node(4, 4, 4, batch=32, size=60, padding=1) == "depthwise_planesBackward"
+    assert node(4, 4, 4, batch=32, size=12, padding=1) == node(4, 4, 4, batch=16, size=10) == "depthwise_bandsBackward"
     assert node(4, 4, 4, batch=32, size=12, padding=1, layout=batch_innermost) == "depthwise_conv2dBackward"
-    assert node(4, 4, 4) == node(4, 4, 4, batch=64) == node(4, 4, 4, batch=32, size=10) == "depthwise_matrixBackward"
+    assert node(4, 4, 4) == node(4, 4, 4, batch=64) == node(4, 4, 4, batch=32, size=9) == "depthwise_matrixBackward"
     assert node(4, 8, 4) == node(4, 8, 4, batch=16) == "depthwise_conv2dBackward"
     assert node(4, 4, 4, batch=16, size=10, layout=batch_innermost) == "depthwise_conv2dBackward"
     assert node(4, 4, 4, batch=64, layout=batch_innermost) == "depthwise_conv2dBackward"

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from byhand.errors import SettingsError, ShapeError
-from byhand.ops import depthwise, depthwise_matrix, depthwise_planes, depthwise_shifts, rows, shifts, strips
+from byhand.ops import (
+    depthwise,
+    depthwise_bands,
+    depthwise_matrix,
+    depthwise_planes,
+    depthwise_shifts,
+    rows,
+    shifts,
+    strips,
+)
 from byhand.ops.padding import pad2d
 from byhand.ops.tape import operation
 
@@ -90,8 +99,8 @@ def conv2d(
     Y = W · columns, ∂L/∂W = G · columnsᵀ, ∂L/∂columns = Wᵀ · G, and what a column gets is added where it was cut.
     Images of many channels go the way of ``byhand.ops.shifts``, or of ``byhand.ops.strips`` if the batch is innermost
     in memory, batches of few channels that of ``byhand.ops.rows``, and kernels of one channel each that of
-    ``byhand.ops.depthwise``, ``depthwise_planes``, ``depthwise_shifts`` or ``depthwise_matrix``, which compute the same
-    sooner.
+    ``byhand.ops.depthwise``, ``depthwise_matrix``, ``depthwise_bands``, ``depthwise_planes`` or ``depthwise_shifts``,
+    which compute the same sooner.
 
     Raises ShapeError where channels or groups do not fit or the kernel is larger than the padded input.
     """
@@ -115,6 +124,8 @@ def conv2d(
     if groups == input.shape[1] > 1:
         if depthwise_matrix.worthwhile(input, weight, stride):
             return depthwise_matrix.conv2d(input, weight, bias, stride, sides, dilation)
+        if depthwise_bands.worthwhile(input, weight, stride, sides, dilation):
+            return depthwise_bands.conv2d(input, weight, bias, stride, sides, dilation)
         if depthwise_planes.worthwhile(input, weight, stride, sides, dilation):
             return depthwise_planes.conv2d(input, weight, bias, stride, sides, dilation)
         if depthwise_shifts.worthwhile(input, weight):

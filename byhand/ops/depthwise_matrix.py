@@ -1,4 +1,4 @@
-"""Depthwise convolution as one matrix product a channel: for many small images that lie one after the other.
+"""Depthwise convolution as one matrix product a channel: for many very small images that lie one after the other.
 
 A convolution is linear, so that in each channel the outputs of all images are
 
@@ -8,7 +8,8 @@ where T_c has w_c[u, v] wherever output (i, j) sees a pixel at place (u, v), and
 multiplied are those zeros; but for a few pixels moving them about costs more than the product, which also gives the
 gradients: ∂L/∂X_c = G T_cᵀ, and of ∂L/∂T_c = X_cᵀ G each w_c[u, v] takes the sum of its entries.
 
-Equal to the way of ``byhand.ops.depthwise`` up to rounding.
+Equal to the way of ``byhand.ops.depthwise`` up to rounding. Zero times infinity is no number: where a result or a
+gradient is not finite, that way is taken.
 """
 
 from functools import lru_cache
@@ -16,10 +17,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from byhand.ops import depthwise
 from byhand.ops.depthwise import Axis, Sides, axes, one_after_another
 from byhand.ops.tape import operation
 
-LARGEST = 10_000  # entries of a T up to which it is worth while: 10 × 10 pixels, or 14 × 14 with a stride of 2
+LARGEST = 7_000  # entries of a T up to which it is worth while: 9 × 9 pixels, or 12 × 12 with a stride of 2
 EACH = 400  # entries for which each image of the batch makes up: all of them are written, whatever the batch
 
 
@@ -38,10 +40,15 @@ def depthwise_matrix_forward(x: Tensor, weight: Tensor, bias: Tensor | None, row
     matrices = _matrices(weight, rows, columns)
     y = torch.bmm(_by_channel(x), matrices).transpose(0, 1)  # (B, C, H' W')
     y = y.contiguous() if bias is None else y + bias[:, None]
-    return y.view(*y.shape[:2], rows.places, columns.places), (x, matrices, rows, columns)
+    y = y.view(*y.shape[:2], rows.places, columns.places)
+    if not bool(y.sum().isfinite()):
+        y, _ = depthwise.depthwise_conv2d_forward(x, weight, bias, rows, columns)
+    return y, (x, weight, matrices, rows, columns)
 
 
-def depthwise_matrix_backward(needed, grad: Tensor, x: Tensor, matrices: Tensor, rows: Axis, columns: Axis):
+def depthwise_matrix_backward(needed, grad: Tensor, x: Tensor, weight, matrices, rows: Axis, columns: Axis):
+    if needed[0] and not bool(grad.sum().isfinite()):
+        return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
     g, d_x, d_weight = _by_channel(grad), None, None
     if needed[0]:
         d_x = torch.bmm(g, matrices.mT).transpose(0, 1).reshape(x.shape)

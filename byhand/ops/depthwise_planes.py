@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from byhand.ops.depthwise import Axis, Sides, axes, one_after_another
+from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
 BLOCK = 1 << 16  # pixels that go through at once, for each thread: 256 KB of float32, and twice as much of what is made
@@ -103,11 +104,10 @@ def _factors(weight: Tensor, images: int) -> Tensor:
 def _blocks(planes: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """A few of the planes after the other, each time with room for as many twice, which is the same memory again."""
     step = max(BLOCK * torch.get_num_threads() // max(planes.shape[1], 1), 1)
-    rooms = planes.new_empty(2, *planes[:step].shape)  # what is not written to costs nothing
+    one, other = rooms(planes, planes[:step].shape, planes[:step].shape)
     for start in range(0, len(planes), step):
         some = slice(start, min(start + step, len(planes)))
-        one, other = rooms[:, : some.stop - start].unbind()
-        yield some, one, other
+        yield some, one[: some.stop - start], other[: some.stop - start]
 
 
 def _moved(planes: Tensor, shift: int, width: int, room: Tensor) -> Tensor:

@@ -1,0 +1,241 @@
+"""Depthwise convolution as matrix products, a band of rows at a time: for images that lie one after the other.
+
+A convolution is linear, and a band of r rows of the output sees a window of h rows of the image, one run of memory.
+With all windows of a channel below each other, of all bands and images,
+
+    Y_c = X_c T_c,     (bands, r W') = (bands, h W) (h W, r W'),     h = (r − 1) s + (kH − 1) d + 1,
+
+where T_c has w_c[u, v] wherever output (i, j) of a band sees a pixel of the window at place (u, v), and zeros
+elsewhere. Most of what is multiplied are those zeros; but nothing does as many multiplications in a nanosecond as a
+matrix product, and up to some 35 pixels' width, more with a stride or a larger kernel, to go through the places of the
+kernel takes longer. The same for the gradients: ∂L/∂X_c = G_c T_cᵀ, added up where windows overlap, and of
+∂L/∂T_c = X_cᵀ G_c each w_c[u, v] takes the sum of its entries.
+
+Equal to the way of ``byhand.ops.depthwise`` up to rounding. Zero times infinity is no number: where a result or a
+gradient is not finite, that way is taken.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from byhand.ops import depthwise
+from byhand.ops.depthwise import Axis, Sides, axes, one_after_another
+from byhand.ops.room import rooms
+from byhand.ops.tape import operation
+
+BLOCK = 1 << 20  # numbers of the images that go through at once: 4 MB of float32
+WORTH = 8, 40  # products an output, for each place of the kernel, up to which it is sooner: with a stride of 1, of more
+ENOUGH = 4  # bands of all images, for each column of T, from which on it is worth making T
+
+
+class Piece(NamedTuple):
+    """Of windows first..last−1 the numbers start..stop−1, and where those of the first of them stand in the image."""
+
+    first: int
+    last: int
+    start: int
+    stop: int
+    number: int
+
+
+class Bands(NamedTuple):
+    """Windows of ``height`` rows, each ``step`` below the one before; of ``each`` rows of output."""
+
+    number: int
+    each: int
+    step: int
+    height: int
+    whole: tuple[Piece, ...]  # what windows hold of the image
+    beside: tuple[Piece, ...]  # what of them lies beside it
+    apart: tuple[tuple[Piece, ...], ...]  # the same as ``whole`` in parts, of each of which no windows overlap
+    missed: int  # the first number of the image that the first of these parts does not hold
+
+
+def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int], sides: Sides, dilation: tuple[int, int]) -> bool:
+    """Whether it computes soonest: images that are not wide, and enough of them to be worth a matrix."""
+    if not one_after_another(x, weight) or not len(x):
+        return False
+    rows, columns = axes(x, weight, stride, sides, dilation)
+    bands = _bands(rows, columns)
+    enough = len(x) * bands.number >= ENOUGH * bands.each * columns.places
+    products = bands.height * columns.size / bands.each
+    return enough and products <= WORTH[rows.stride > 1] * rows.kernel * columns.kernel
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation) -> Tensor:
+    """y[b, c, i, j] = bias[c] + Σ_{u, v} w[c, 0, u, v] x[b, c, i·s + u·d, j·s + v·d], x with zeros at its sides."""
+    return _depthwise_bands(x, weight, bias, *axes(x, weight, stride, sides, dilation))
+
+
+def depthwise_bands_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):
+    bands = _bands(rows, columns)
+    windows, matrices, outputs = _rooms(x, bands, columns)
+    y = x.new_empty(*x.shape[:2], rows.places, columns.places)
+    images, results = _by_channel(x), _by_channel(y)
+    for some in _blocks(x):
+        here = slice(some.stop - some.start)
+        seen, T, out, there = windows[here], matrices[here], outputs[here], results[some]
+        _write_matrices(T, weight[some], bands, rows, columns)
+        _cut(seen, images[some], bands, columns.size)
+        torch.bmm(seen, T, out=out)
+        out = out.view(len(out), len(x), -1)[:, :, : there.shape[2]]
+        there.copy_(out) if bias is None else torch.add(out, bias[some, None, None], out=there)
+    if not bool(y.sum().isfinite()):
+        y, _ = depthwise.depthwise_conv2d_forward(x, weight, bias, rows, columns)
+    return y, (x, weight, rows, columns)
+
+
+def depthwise_bands_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, rows: Axis, columns: Axis):
+    if needed[0] and not bool(grad.sum().isfinite()):
+        return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
+    bands = _bands(rows, columns)
+    windows, matrices, gradients = _rooms(x, bands, columns)
+    d_x = x.new_empty(x.shape) if needed[0] else None
+    d_weight = weight.new_zeros(weight.shape) if needed[1] else None
+    images, g = _by_channel(x), _by_channel(grad)
+    for some in _blocks(x):
+        here = slice(some.stop - some.start)
+        seen, T, G = windows[here], matrices[here], gradients[here]
+        filled = G.view(len(G), len(x), -1)
+        filled[:, :, : g.shape[2]].copy_(g[some])
+        filled[:, :, g.shape[2] :].zero_()  # outputs that only fill up the last band
+        if d_weight is not None:
+            _cut(seen, images[some], bands, columns.size)
+            torch.bmm(seen.mT, G, out=T)
+            _add_up_matrices(T, d_weight[some], bands, rows, columns)
+        if d_x is not None:
+            _write_matrices(T, weight[some], bands, rows, columns)
+            torch.bmm(G, T.mT, out=seen)
+            _put_back(seen, _by_channel(d_x)[some], bands, columns.size)
+    return d_x, d_weight, grad.sum((0, 2, 3)) if needed[2] else None, None, None
+
+
+_depthwise_bands = operation(depthwise_bands_forward, depthwise_bands_backward)
+
+
+def _by_channel(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (C, B, H W)."""
+    return x.flatten(2).transpose(0, 1)
+
+
+def _blocks(x: Tensor) -> list[slice]:
+    """A few of the channels after the other."""
+    step = max(BLOCK // max(x[:, 0].numel(), 1), 1)
+    return [slice(first, min(first + step, x.shape[1])) for first in range(0, x.shape[1], step)]
+
+
+def _rooms(x: Tensor, bands: Bands, columns: Axis) -> list[Tensor]:
+    """For a block of channels the windows (C, bands, hW), the matrices (C, hW, rW') and the outputs (C, bands, rW')."""
+    C, M = _blocks(x)[0].stop, len(x) * bands.number
+    K, N = bands.height * columns.size, bands.each * columns.places
+    return rooms(x, (C, M, K), (C, K, N), (C, M, N))
+
+
+@lru_cache(maxsize=256)
+def _bands(rows: Axis, columns: Axis) -> Bands:
+    """The windows on an image, and the rows of output that each gives.
+
+    With few rows windows overlap most, with many most products are with zero.
+    """
+    width = columns.size
+    each = min(2 if rows.stride == 1 else 1, rows.places)
+    number, step = -(-rows.places // each), each * rows.stride
+    height = (each - 1) * rows.stride + (rows.kernel - 1) * rows.dilation + 1
+    beside = []
+    for window in range(number):
+        above = window * step - rows.before  # the row of the image where it begins
+        start, stop = min(max(-above, 0), height), max(min(rows.size - above, height), 0)
+        beside += [Piece(window, window + 1, a * width, b * width, 0) for a, b in ((0, start), (stop, height)) if a < b]
+    parts = [(top, min(top + step, height)) for top in range(0, height, step)]
+    held = min(max(number * step - rows.before, 0), rows.size) if height >= step else 0
+    return Bands(
+        number,
+        each,
+        step,
+        height,
+        _pieces(rows, width, number, step, 0, height),
+        tuple(beside),
+        tuple(_pieces(rows, width, number, step, top, bottom) for top, bottom in parts),
+        held * width,
+    )
+
+
+def _pieces(rows: Axis, width: int, number: int, step: int, top: int, bottom: int) -> tuple[Piece, ...]:
+    """Of rows top..bottom−1 of every window those in the image; neighbours that have the same are one piece."""
+    found: list[Piece] = []
+    for window in range(number):
+        above = window * step - rows.before
+        start, stop = max(above + top, 0), min(above + bottom, rows.size)
+        if start >= stop:
+            continue
+        piece = Piece(window, window + 1, (start - above) * width, (stop - above) * width, start * width)
+        last = found[-1] if found else None
+        if last and (last.last, last.start, last.stop) == (window, piece.start, piece.stop):
+            found[-1] = last._replace(last=window + 1)
+        else:
+            found.append(piece)
+    return tuple(found)
+
+
+def _both(windows: Tensor, images: Tensor, piece: Piece, bands: Bands, width: int) -> tuple[Tensor, Tensor]:
+    """Where the piece stands in windows (C, B, bands, hW) and in images (C, B, HW): views (C, B, windows, numbers)."""
+    step, length = bands.step * width, piece.stop - piece.start
+    there = images.narrow(2, piece.number, (piece.last - piece.first - 1) * step + length).unfold(2, length, step)
+    return windows[:, :, piece.first : piece.last, piece.start : piece.stop], there
+
+
+def _cut(windows: Tensor, images: Tensor, bands: Bands, width: int) -> None:
+    """Write the windows (C, B · bands, hW) of the images (C, B, HW)."""
+    by_image = windows.view(*images.shape[:2], bands.number, windows.shape[2])
+    for piece in bands.beside:
+        by_image[:, :, piece.first, piece.start : piece.stop].zero_()
+    for piece in bands.whole:
+        here, there = _both(by_image, images, piece, bands, width)
+        here.copy_(there)
+
+
+def _put_back(windows: Tensor, images: Tensor, bands: Bands, width: int) -> None:
+    """Write into the images (C, B, HW) the sum of the windows (C, B · bands, hW), each where it was cut."""
+    images[:, :, bands.missed :].zero_()
+    by_image = windows.view(*images.shape[:2], bands.number, windows.shape[2])
+    for part, pieces in enumerate(bands.apart):
+        for piece in pieces:
+            here, there = _both(by_image, images, piece, bands, width)
+            there.add_(here) if part else there.copy_(here)
+
+
+def _entries(T: Tensor, v: int, bands: Bands, rows: Axis, columns: Axis) -> Tensor | None:
+    """Where in T (C, hW, rW') the weights of a column of the kernel stand, a view (C, kH, r, outputs); None: nowhere.
+
+    One output to the right stands a column further and sees ``stride`` pixels further, along a diagonal.
+    """
+    across = columns.moved(v, 0, columns.places)
+    if across is None:  # all outputs see padding there
+        return None
+    outputs, seen = across
+    row, N = columns.size * T.shape[2], T.shape[2]
+    return T.as_strided(
+        (len(T), rows.kernel, bands.each, outputs.stop - outputs.start),
+        (T.stride(0), rows.dilation * row, rows.stride * row + columns.places, columns.stride * N + 1),
+        T.storage_offset() + seen.start * N + outputs.start,
+    )
+
+
+def _write_matrices(T: Tensor, weight: Tensor, bands: Bands, rows: Axis, columns: Axis) -> None:
+    """Write T of every channel, (C, hW, rW'), of the weight (C, 1, kH, kW)."""
+    T.zero_()
+    for v in range(columns.kernel):
+        entries = _entries(T, v, bands, rows, columns)
+        if entries is not None:
+            entries.copy_(weight[:, 0, :, v, None, None])
+
+
+def _add_up_matrices(T: Tensor, weight: Tensor, bands: Bands, rows: Axis, columns: Axis) -> None:
+    """Write into the weight (C, 1, kH, kW) the sum of the entries of T (C, hW, rW') where each number of it stands."""
+    for v in range(columns.kernel):
+        entries = _entries(T, v, bands, rows, columns)
+        if entries is not None:
+            torch.sum(entries, (2, 3), out=weight[:, 0, :, v])

@@ -1,0 +1,38 @@
+"""The memory that operations share."""
+
+import threading
+
+import pytest
+import torch
+
+from byhand.ops import room
+from byhand.ops.room import rooms
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_rooms_have_their_shapes_and_type_and_nothing_in_common(dtype):
+    shapes = [(3, 4), (0, 5), (7,), (2, 3, 5)]
+    made = rooms(torch.empty(1, dtype=dtype), *shapes)
+    for value, one in enumerate(made):
+        one.fill_(value)
+    assert [tuple(one.shape) for one in made] == shapes
+    assert all(one.dtype == dtype and one.is_contiguous() and bool((one == i).all()) for i, one in enumerate(made))
+
+
+def test_the_next_call_gets_the_same_memory_unless_it_is_large(monkeypatch):
+    like = torch.empty(1)
+    first = rooms(like, (1000,))[0].data_ptr()
+    assert rooms(like, (10,), (20, 3))[0].data_ptr() == first
+    assert rooms(like.double(), (50,))[0].data_ptr() == first
+    monkeypatch.setattr(room, "LARGEST", 4000)
+    assert rooms(like, (1001,))[0].data_ptr() != first
+    assert rooms(like, (1000,))[0].data_ptr() == first
+
+
+def test_each_thread_has_rooms_of_its_own():
+    mine, theirs = rooms(torch.empty(1), (100,))[0].fill_(1), []
+    thread = threading.Thread(target=lambda: theirs.extend(rooms(torch.empty(1), (100,))))
+    thread.start()
+    thread.join()
+    theirs[0].fill_(2)
+    assert bool((mine == 1).all())
