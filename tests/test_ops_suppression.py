@@ -232,3 +232,11 @@ def test_what_does_not_fit_is_refused():
         assert_refused(SettingsError, lambda t=threshold: ops.nms(boxes, scores, t), threshold)
     assert_refused(SettingsError, lambda: ops.soft_nms(boxes, scores, "square"), "square", "gaussian")
     assert_refused(SettingsError, lambda: ops.soft_nms(boxes, scores, sigma=0), "sigma=0")
+
+
+def test_what_stays_may_stand_where_gradients_are_computed():
+    boxes, scores = random_boxes(50, 40, 20)
+    for kept in (ops.nms(boxes, scores, 0.5), ops.batched_nms(boxes, scores, torch.zeros(50), 0.5)):
+        asked = boxes.clone().requires_grad_()
+        asked[kept].sum().backward()
+        assert int(asked.grad.sum()) == 4 * len(kept) < 4 * 50
