@@ -5,8 +5,9 @@ from all outputs is the plane moved by some columns and some rows. Moved by colu
 would come round from the row before or after; moved by rows it is a view of that copy, which so serves all u:
 
     y += w[u, v] · (x moved by v and u),   ∂L/∂x += w[u, v] · (g moved back by v and u),
-    ∂L/∂w[u, v] = Σ (g moved back by v) · (x moved by u).
+    ∂L/∂w[u, v] = Σ (g moved back by v) · (x moved by u),
 
+the last for all places in one matrix product a plane: x moved by each u, times g moved back by each v.
 As many planes go through at once as stay in the processor's cache, of whatever channels and images they are.
 
 Equal to the way of ``byhand.ops.depthwise`` up to rounding.
@@ -19,15 +20,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from byhand.ops import depthwise
 from byhand.ops.depthwise import Axis, Sides, axes, one_after_another
 from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
-BLOCK = 1 << 16  # pixels that go through at once, for each thread: 256 KB of float32, and twice as much of what is made
+BLOCK = 1 << 17  # pixels that go through at once, for each thread: 512 KB of float32, and some copies of them
 
 
-class Tap(NamedTuple):
-    """A place of the kernel, counted row by row, and the run of each plane that it sees from a run of each output."""
+class Run(NamedTuple):
+    """A row of the kernel, and the run of each plane that it sees from a run of each output."""
 
     place: int
     output: int  # the first number
@@ -50,41 +52,48 @@ def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, row
     y = x.new_empty(*x.shape[:2], rows.places, columns.places)
     factors, pixels, outputs = _factors(weight, len(x)), _planes(x), _planes(y)
     begun = None if bias is None else bias.repeat(len(x))[:, None]
-    for some, room, _ in _blocks(pixels):
-        out, each = outputs[some], factors[:, some].unbind()
+    for some, (room,) in _blocks(pixels, 1):
+        out, each = outputs[some], factors[:, :, some]
         if begun is None:
             out.zero_()
         else:
             out.copy_(begun[some])
-        for shift, taps in _taps(rows, columns):
-            moved = _moved(pixels[some], shift, columns.size, room)
-            for tap in taps:
-                seen = moved.narrow(1, tap.pixel, tap.length)
-                out.narrow(1, tap.output, tap.length).addcmul_(seen, each[tap.place])
+        for v, shift in _moves(columns):
+            moved = pixels[some]
+            if shift:
+                moved = _move(moved, shift, columns.size, room[:, 0])
+            for run in _runs(rows, columns.size):
+                seen = moved.narrow(1, run.pixel, run.length)
+                out.narrow(1, run.output, run.length).addcmul_(seen, each[run.place, v])
     return y, (x, weight, rows, columns)
 
 
 def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, rows: Axis, columns: Axis):
-    factors, pixels, gradients, zero = _factors(weight, len(x)), _planes(x), _planes(grad), x.new_zeros(())
+    factors, pixels, gradients = _factors(weight, len(x)), _planes(x), _planes(grad)
+    moves, runs = _moves(columns), _runs(rows, columns.size)
     d_x = x.new_empty(x.shape) if needed[0] else None
     # of each plane alone: those of a channel are added up at the end
-    d_factors = factors.new_zeros(factors.shape[:2]) if needed[1] else None
-    for some, room, product in _blocks(gradients):
-        seen, each = pixels[some], factors[:, some].unbind()
+    d_factors = x.new_zeros(len(pixels), rows.kernel, columns.kernel) if needed[1] else None
+    for some, (across, down) in _blocks(gradients, len(moves), len(runs)):
+        seen, each = pixels[some], factors[:, :, some]
         d_seen = None if d_x is None else _planes(d_x)[some].zero_()
-        d_each = None if d_factors is None else d_factors[:, some].unbind()
-        for shift, taps in _taps(rows, columns):
-            moved = _moved(gradients[some], -shift, columns.size, room)
-            for tap in taps:
-                part = moved.narrow(1, tap.output, tap.length)
-                if d_seen is not None:
-                    d_seen.narrow(1, tap.pixel, tap.length).addcmul_(part, each[tap.place])
-                if d_each is not None:
-                    # 0 + part · pixels: the product alone would take half as long again
-                    made = product.narrow(1, 0, tap.length)
-                    torch.addcmul(zero, part, seen.narrow(1, tap.pixel, tap.length), out=made)
-                    torch.sum(made, 1, out=d_each[tap.place])
-    d_weight = None if d_factors is None else d_factors.view(len(factors), len(x), -1).sum(1).t().reshape(weight.shape)
+        for (v, shift), moved in zip(moves, across.unbind(1), strict=True):
+            _move(gradients[some], -shift, columns.size, moved)
+            if d_seen is None:
+                continue
+            for run in runs:
+                part = moved.narrow(1, run.output, run.length)
+                d_seen.narrow(1, run.pixel, run.length).addcmul_(part, each[run.place, v])
+        if d_factors is not None and moves and runs:
+            for run, moved in zip(runs, down.unbind(1), strict=True):
+                moved[:, : run.output].zero_()
+                moved[:, run.output + run.length :].zero_()
+                moved.narrow(1, run.output, run.length).copy_(seen.narrow(1, run.pixel, run.length))
+            places = slice(runs[0].place, runs[-1].place + 1), slice(moves[0][0], moves[-1][0] + 1)
+            d_factors[some, *places] = down @ across.mT
+    d_weight = None if d_factors is None else d_factors.view(len(x), *weight.shape).sum(0)
+    if d_weight is not None and not bool(d_weight.sum().isfinite()):
+        return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
     return d_x, d_weight, grad.sum((0, 2, 3)) if needed[2] else None, None, None
 
 
@@ -97,26 +106,24 @@ def _planes(x: Tensor) -> Tensor:
 
 
 def _factors(weight: Tensor, images: int) -> Tensor:
-    """The weight (C, 1, kH, kW) by places, again for each image: (kH · kW, B · C, 1)."""
-    return weight.flatten(1).t().repeat(1, images)[:, :, None]
+    """The weight (C, 1, kH, kW) by places, again for each image: (kH, kW, B · C, 1)."""
+    return weight[:, 0].permute(1, 2, 0).repeat(1, 1, images)[..., None]
 
 
-def _blocks(planes: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """A few of the planes after the other, each time with room for as many twice, which is the same memory again."""
+def _blocks(planes: Tensor, *copies: int) -> Iterator[tuple[slice, list[Tensor]]]:
+    """A few of the planes after the other, each time with room for copies of them, (planes, how many, numbers)."""
     step = max(BLOCK * torch.get_num_threads() // max(planes.shape[1], 1), 1)
-    one, other = rooms(planes, planes[:step].shape, planes[:step].shape)
+    some_rooms = rooms(planes, *((min(step, len(planes)), number, planes.shape[1]) for number in copies))
     for start in range(0, len(planes), step):
         some = slice(start, min(start + step, len(planes)))
-        yield some, one[: some.stop - start], other[: some.stop - start]
+        yield some, [room[: some.stop - start] for room in some_rooms]
 
 
-def _moved(planes: Tensor, shift: int, width: int, room: Tensor) -> Tensor:
-    """What each pixel has ``shift`` columns to its right, zero beyond the row, in ``room``; ``planes`` for none."""
-    if shift == 0:
-        return planes
+def _move(planes: Tensor, shift: int, width: int, room: Tensor) -> Tensor:
+    """What each pixel has ``shift`` columns to its right, zero beyond the row, written into ``room``."""
     along = planes.shape[1] - abs(shift)
-    by_row = room.view(len(room), -1, width)
-    if shift > 0:
+    by_row = room.unflatten(1, (-1, width))
+    if shift >= 0:
         room.narrow(1, 0, along).copy_(planes.narrow(1, shift, along))
         by_row[:, :, width - shift :].zero_()
     else:
@@ -126,19 +133,20 @@ def _moved(planes: Tensor, shift: int, width: int, room: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _taps(rows: Axis, columns: Axis) -> tuple[tuple[int, tuple[Tap, ...]], ...]:
-    """For each column of the kernel by how many columns it moves the planes, and its places that see any pixels."""
+def _moves(columns: Axis) -> tuple[tuple[int, int], ...]:
+    """The columns of the kernel that see any pixels, and by how many columns each moves the planes."""
+    seeing = [v for v in range(columns.kernel) if columns.moved(v, 0, columns.places) is not None]
+    return tuple((v, v * columns.dilation - columns.before) for v in seeing)
+
+
+@lru_cache(maxsize=64)
+def _runs(rows: Axis, width: int) -> tuple[Run, ...]:
+    """What the rows of the kernel that see any pixels see, on planes of ``width`` columns."""
     found = []
-    for v in range(columns.kernel):
-        taps = []
-        for u in range(rows.kernel):
-            moved = rows.moved(u, 0, rows.places)
-            if moved is None or columns.moved(v, 0, columns.places) is None:  # all outputs see padding there
-                continue
+    for u in range(rows.kernel):
+        moved = rows.moved(u, 0, rows.places)
+        if moved is not None:
             outputs, seen = moved
-            length = (outputs.stop - outputs.start) * columns.size
-            place = u * columns.kernel + v
-            taps.append(Tap(place, outputs.start * columns.size, seen.start * columns.size, length))
-        if taps:
-            found.append((v * columns.dilation - columns.before, tuple(taps)))
+            length = (outputs.stop - outputs.start) * width
+            found.append(Run(u, outputs.start * width, seen.start * width, length))
     return tuple(found)

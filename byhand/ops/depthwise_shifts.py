@@ -11,6 +11,7 @@ Equal to the way of ``byhand.ops.depthwise`` up to rounding.
 import torch
 from torch import Tensor
 
+from byhand.ops import depthwise
 from byhand.ops.depthwise import Sides, axes, one_after_another
 from byhand.ops.layout import ENOUGH
 from byhand.ops.shifts import LARGE, Meeting, Shifts, add_gradients, shifts_of, sum_of_shifted
@@ -39,6 +40,8 @@ def depthwise_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, s
     d_x = x.new_empty(x.shape) if needed[0] else None
     d_factors = torch.zeros_like(factors) if needed[1] else None
     add_gradients(d_x, d_factors, grad, x, factors, shifts, step, _DEPTHWISE)
+    if d_factors is not None and not bool(d_factors.sum().isfinite()):  # zeros at the sides times infinity
+        return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, shifts.rows, shifts.columns)[:4]
     return (
         d_x,
         d_factors.permute(2, 3, 0, 1).contiguous() if d_factors is not None else None,

@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-LARGEST = 1 << 25  # bytes that are kept for each thread; more comes from the system and goes back
+LARGEST = 1 << 26  # bytes that are kept for each thread; more comes from the system and goes back
 
 
 class _Kept(threading.local):
