@@ -63,6 +63,17 @@ def test_width_and_height_become_corners_and_categories_with_gaps_become_names(t
     assert not dataset.skipped
 
 
+def test_categories_of_one_name_are_one_class_and_that_is_said(tmp_path):
+    plain(tmp_path)
+    categories = [{"id": 8, "name": "cat"}, {"id": 5, "name": "dog"}, {"id": 3, "name": " cat"}]
+    annotations = [box(1, 1), box(2, 1, category=8), box(3, 2, category=5)]
+    path = write(tmp_path / "instances_train.json", [image(1), image(2)], annotations, categories)
+    dataset = load_coco_json(path)
+    assert (dataset.class_names, dataset.category_ids) == (("cat", "dog"), (3, 5))
+    assert [one.labels.tolist() for one in dataset.train_objects] == [[0, 0], [1]]
+    assert "categories 3, 8 are one class: all are called cat" in dataset.source
+
+
 def test_area_and_crowd_are_the_labels_own(tmp_path):
     path = plain(tmp_path, [box(1, 1, area=12.5, iscrowd=1), box(2, 1, area=float("nan")), box(3, 1, area=-1)])
     objects = load_coco_json(path).train_objects[0]

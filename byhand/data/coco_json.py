@@ -76,13 +76,16 @@ def list_coco(path: Path) -> Labels:
     if not train.categories:
         raise DataError(f'{train_path} has no category; expected "categories" with an id and a name each')
     numbers = sorted(train.categories)
-    names: list[str] = []
-    for one in numbers:  # a name that two numbers have is one class
-        if train.categories[one] not in names:
-            names.append(train.categories[one])
+    of_name: dict[str, list[int]] = {}
+    for one in numbers:
+        of_name.setdefault(train.categories[one], []).append(one)
+    names = list(of_name)
     label_of = {one: names.index(train.categories[one]) for one in numbers}
     images = _labelled(train, label_of, skipped)
     said = [f"labels {train_path.name}", f"images in {train.folder}"]
+    for name, ids in of_name.items():
+        if len(ids) > 1:
+            said.append(f"categories {some([str(one) for one in ids])} are one class: all are called {name}")
     tests = None
     if test_path is not None:
         same = test_path.name == train_path.name  # as Roboflow calls them
@@ -102,12 +105,11 @@ def list_coco(path: Path) -> Labels:
         )
     from byhand.data.segments import check_outline, outline_mask
 
-    first = {name: next(n for n in numbers if train.categories[n] == name) for name in names}
     return Labels(
         f"coco-json:{path}",
         path,
         tuple(names),
-        tuple(first[name] for name in names),
+        tuple(ids[0] for ids in of_name.values()),
         images,
         tests,
         skipped,
