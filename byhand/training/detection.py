@@ -22,7 +22,7 @@ from byhand.training.tasks import DETECTION
 NOT_HERE = (
     "rotate", "zoom", "move", "shift", "erase", "cutout", "mixup", "cutmix", "label_smoothing", "dropout",
 )  # fmt: skip
-MOST_NAMED = 3  # boxes of an image in an error
+MOST_NAMED = 3  # boxes of an image in an error, and classes in a warning
 LOOKED_AT = 50  # test images after each epoch, where no others are held out
 
 Targets = list[dict[str, Tensor]]
@@ -83,6 +83,8 @@ class Boxed:
     def __init__(self, state: State, data: DetectionDataset) -> None:
         check_detection(state.settings)
         self.state, self.data = state, data
+        # images that no batch had yet, and classes that none has shown; masks may be drawn only when asked for
+        self.to_come, self.absent = set(range(len(data.train_images))), set(range(data.num_classes))
         self.masks = takes_masks(state.library)
         self.changes = changes_of(state.settings)
         network: Any = state.model
@@ -97,7 +99,10 @@ class Boxed:
         device, images, targets = self.state.device, [], []
         self.step.shown = []
         for i in places.tolist():
-            image, objects = self.changes(self.data.train_images[i], self.data.train_objects[i], self.state.changes)
+            objects = self.data.train_objects[i]
+            self.to_come.discard(i)
+            self.absent.difference_update(objects.labels[~objects.ignored].tolist())
+            image, objects = self.changes(self.data.train_images[i], objects, self.state.changes)
             images.append(image_input(image, device))
             targets.append(target_of(objects, self.masks, device))
             self.step.shown.append(objects)
@@ -106,8 +111,11 @@ class Boxed:
     def measured(self) -> Measured:
         """The mean loss of the held-out images, which stand in the place of the test set; of none, of its first images.
 
-        A detector begins to learn its images by heart long before its training loss says so.
+        A detector begins to learn its images by heart long before its training loss says so. Once all training images
+        were there, a warning names the classes that none has shown.
         """
+        if not self.to_come:
+            tell_absent([self.data.class_names[label] for label in sorted(self.absent)])
         last = None if self.state.settings.hold_out else LOOKED_AT
         images, objects = self.data.test_images[:last], self.data.test_objects[:last]
         return Measured(detection_loss(self.state.kept, images, objects, self.state.settings), None)
@@ -204,6 +212,12 @@ def complete(model: nn.Module, data: DetectionDataset, settings: Settings) -> No
     targets = Lazy(places, lambda i: target_of(data.train_objects[i], masks, device))
     with measuring(model, settings) as chosen:
         absent = chosen.complete(images, targets)
-    if absent:
-        names = ", ".join(data.class_names[label - 1] for label in absent)
-        warnings.warn(f"the training images show nothing to learn of {names}; it will never be found", stacklevel=2)
+    tell_absent([data.class_names[label - 1] for label in absent])
+
+
+def tell_absent(names: Sequence[str]) -> None:
+    """A warning that these classes cannot be learned, the same for the same ones wherever that is seen."""
+    if names:
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        told = ", ".join(names[:MOST_NAMED]) + more
+        warnings.warn(f"the training images show nothing to learn of {told}; it will never be found", stacklevel=1)
