@@ -162,7 +162,7 @@ def test_a_training_says_which_class_had_no_examples(byhand, tmp_path, monkeypat
     )  # fmt: skip
     assert said.code == 0, said
     assert "no objects of dog: not in the means" in said.out
-    assert said.err.count("the training images show nothing to learn of dog; it will never be found") == 1
+    assert said.err.count("the training images show nothing to learn of dog; never to be found") == 1
 
 
 def test_an_empty_data_set_is_refused_in_one_line_and_leaves_no_run(refused, tmp_path):

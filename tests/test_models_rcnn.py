@@ -434,7 +434,7 @@ def test_a_class_without_an_example_is_never_answered_and_said():
     images = torch.randint(0, 256, (2, 3, 40, 60), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     objects = [make_objects(OBJECTS[:1], [0])] * 2
     data = DetectionDataset("two", images, objects, images, objects, ("cat", "dog"))
-    with pytest.warns(UserWarning, match="nothing to learn of dog; it will never be found"):
+    with pytest.warns(UserWarning, match="nothing to learn of dog; never to be found"):
         complete(model, data, Settings(epochs=1, batch_size=1, lr=0.1, by_hand=False))
     (found,) = model([images[0] / 255])
     assert set(found["labels"].tolist()) == {1}

@@ -52,7 +52,8 @@ def go(way, patch):
     """Have those that can go this way do so, and the others the next that they can."""
     patch.setattr(depthwise_matrix, "EACH", 10**6 if way == "one product" else 0)
     patch.setattr(depthwise_bands, "ENOUGH", 0 if way == "bands" else 10**6)
-    patch.setattr(depthwise_bands, "WORTH", (10**6, 10**6))
+    patch.setattr(depthwise_bands, "WORTH", 10**6)
+    patch.setattr(depthwise_bands, "WORTH_STRIDED", 10**6)
     if way == "shifts":
         patch.setattr(depthwise_planes, "worthwhile", lambda *_: False)
 
@@ -123,11 +124,15 @@ def test_an_even_kernel_with_padding_same_looks_further_to_the_right_as_in_torch
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("padding", ["same", (0, 2), (4, 2)], ids=str)
+@pytest.mark.parametrize("height", [6, 7])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_pixel_and_a_gradient_that_are_no_number_spoil_their_own_windows_alone(value, padding, way, monkeypatch):
+def test_a_pixel_and_a_gradient_that_are_no_number_spoil_their_own_windows_alone(
+    value, height, padding, way, monkeypatch
+):
     go(way, monkeypatch)
-    x, weight, settings = random(2, 3, 6, 7), random(3, 1, 5, 5, seed=1), {"padding": padding, "groups": 3}
+    x, weight, settings = random(2, 3, height, 7), random(3, 1, 5, 5, seed=1), {"padding": padding, "groups": 3}
     x[1, 1, 2, 6] = value  # at the end of a row
+    x[1, 0, height - 1, 3] = value
     mine, theirs = ([t.clone().requires_grad_() for t in (x, weight)] for _ in range(2))
     y, expected = ops.conv2d(*mine, **settings), F.conv2d(*theirs, **settings)
     torch.testing.assert_close(y, expected, equal_nan=True)
@@ -139,6 +144,20 @@ def test_a_pixel_and_a_gradient_that_are_no_number_spoil_their_own_windows_alone
     grad[0, 2, 1, 1] = value  # of the weight torch's gradient has such a number times the zeros of padding as well
     one, other = torch.autograd.grad(y, mine[0], grad)[0], torch.autograd.grad(expected, theirs[0], grad)[0]
     torch.testing.assert_close(one, other, equal_nan=True)
+
+
+def test_the_gradient_of_the_weight_is_the_same_whether_that_of_the_image_is_asked_for_or_not(monkeypatch):
+    weight, settings = random(3, 1, 3, 3, seed=1).requires_grad_(), {"padding": 1, "groups": 3}
+    grad = random(2, 3, 7, 7, seed=2)
+    grad[0, 0, 0, 0] = torch.inf
+    for way in WAYS:
+        go(way, monkeypatch)
+        found = []
+        for asked in (True, False):
+            x = random(2, 3, 7, 7).requires_grad_(asked)
+            found.append(torch.autograd.grad(ops.conv2d(x, weight, **settings), weight, grad)[0])
+        torch.testing.assert_close(*found)
+        assert int(found[0].isfinite().sum()) == 3 * 9 - 4  # places (1, 1) to (2, 2) saw pixels from there
 
 
 def test_the_size_of_a_block_changes_nothing(monkeypatch):

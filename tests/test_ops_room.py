@@ -36,3 +36,14 @@ def test_each_thread_has_rooms_of_its_own():
     thread.join()
     theirs[0].fill_(2)
     assert bool((mine == 1).all())
+
+
+def test_memory_first_taken_in_inference_mode_or_under_another_default_device_serves_everywhere(monkeypatch):
+    monkeypatch.setattr(room._KEPT, "memory", torch.empty(0, dtype=torch.uint8))
+    like = torch.zeros(1)
+    with torch.inference_mode(), torch.device("meta"):
+        assert rooms(like, (10,))[0].device == like.device
+    assert not room._KEPT.memory.is_inference()
+    x = torch.ones(10, requires_grad=True)
+    torch.mul(x.detach(), 2, out=rooms(like, (10,))[0])
+    assert rooms(like, (10,))[0].tolist() == [2.0] * 10

@@ -14,7 +14,7 @@ a row of the output sees, whatever the place and dilation: long runs of neighbou
 A few rows of the output go through all places of the kernel while they are in the processor's cache.
 
 Images that lie one after the other in memory go other ways: many very small ones that of
-``byhand.ops.depthwise_matrix``, many up to some 32 pixels wide, or more with a stride, that of ``depthwise_bands``, the
+``byhand.ops.depthwise_matrix``, many up to some 35 pixels wide, or more with a stride, that of ``depthwise_bands``, the
 rest that of ``depthwise_planes`` where the output is as wide as they are, else that of ``depthwise_shifts``.
 
 Source: Howard et al., MobileNets (2017), section 3.1; Sandler et al., MobileNetV2 (2018), section 3.1.

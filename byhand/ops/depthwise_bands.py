@@ -11,8 +11,8 @@ matrix product, and up to some 35 pixels' width, more with a stride or a larger 
 kernel takes longer. The same for the gradients: ∂L/∂X_c = G_c T_cᵀ, added up where windows overlap, and of
 ∂L/∂T_c = X_cᵀ G_c each w_c[u, v] takes the sum of its entries.
 
-Equal to the way of ``byhand.ops.depthwise`` up to rounding. Zero times infinity is no number: where a result or a
-gradient is not finite, that way is taken.
+Equal to the way of ``byhand.ops.depthwise`` up to rounding. Zero times infinity is no number: where an output, a weight
+or a gradient is not finite, that way is taken.
 """
 
 from functools import lru_cache
@@ -23,33 +23,34 @@ from torch import Tensor
 
 from byhand.ops import depthwise
 from byhand.ops.depthwise import Axis, Sides, axes, one_after_another
+from byhand.ops.layout import by_channel
 from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
 BLOCK = 1 << 20  # numbers of the images that go through at once: 4 MB of float32
-WORTH = 8, 40  # products an output, for each place of the kernel, up to which it is sooner: with a stride of 1, of more
+WORTH, WORTH_STRIDED = 8, 40  # products an output, for each place of the kernel, up to which it is sooner
 ENOUGH = 4  # bands of all images, for each column of T, from which on it is worth making T
 
 
 class Piece(NamedTuple):
-    """Of windows first..last−1 the numbers start..stop−1, and where those of the first of them stand in the image."""
+    """Of windows first..last−1 the numbers start..stop−1, and the place in the image of the very first."""
 
     first: int
     last: int
     start: int
     stop: int
-    number: int
+    place: int
 
 
 class Bands(NamedTuple):
     """Windows of ``height`` rows, each ``step`` below the one before; of ``each`` rows of output."""
 
-    number: int
+    num_windows: int
     each: int
     step: int
     height: int
     whole: tuple[Piece, ...]  # what windows hold of the image
-    beside: tuple[Piece, ...]  # what of them lies beside it
+    beside: tuple[tuple[int, int, int], ...]  # a window, and the first and last number of what lies beside the image
     apart: tuple[tuple[Piece, ...], ...]  # the same as ``whole`` in parts, of each of which no windows overlap
     missed: int  # the first number of the image that the first of these parts does not hold
 
@@ -59,10 +60,12 @@ def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int], sides: Sides,
     if not one_after_another(x, weight) or not len(x):
         return False
     rows, columns = axes(x, weight, stride, sides, dilation)
-    bands = _bands(rows, columns)
-    enough = len(x) * bands.number >= ENOUGH * bands.each * columns.places
-    products = bands.height * columns.size / bands.each
-    return enough and products <= WORTH[rows.stride > 1] * rows.kernel * columns.kernel
+    each = _rows_of_a_band(rows)
+    enough = len(x) * -(-rows.places // each) >= ENOUGH * each * columns.places
+    products = _height(rows, each) * columns.size / each
+    # through the places of the kernel one goes by planes with a stride of 1, and more slowly by shifts with another
+    worth = WORTH if rows.stride == 1 else WORTH_STRIDED
+    return enough and products <= worth * rows.kernel * columns.kernel
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation) -> Tensor:
@@ -74,7 +77,7 @@ def depthwise_bands_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows
     bands = _bands(rows, columns)
     windows, matrices, outputs = _rooms(x, bands, columns)
     y = x.new_empty(*x.shape[:2], rows.places, columns.places)
-    images, results = _by_channel(x), _by_channel(y)
+    images, results = by_channel(x), by_channel(y)
     for some in _blocks(x):
         here = slice(some.stop - some.start)
         seen, T, out, there = windows[here], matrices[here], outputs[here], results[some]
@@ -89,19 +92,19 @@ def depthwise_bands_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows
 
 
 def depthwise_bands_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, rows: Axis, columns: Axis):
-    if needed[0] and not bool(grad.sum().isfinite()):
+    if needed[0] and not bool((grad.sum() + weight.sum()).isfinite()):
         return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
     bands = _bands(rows, columns)
     windows, matrices, gradients = _rooms(x, bands, columns)
     d_x = x.new_empty(x.shape) if needed[0] else None
     d_weight = weight.new_zeros(weight.shape) if needed[1] else None
-    images, g = _by_channel(x), _by_channel(grad)
+    images, by_output = by_channel(x), by_channel(grad)
     for some in _blocks(x):
         here = slice(some.stop - some.start)
         seen, T, G = windows[here], matrices[here], gradients[here]
         filled = G.view(len(G), len(x), -1)
-        filled[:, :, : g.shape[2]].copy_(g[some])
-        filled[:, :, g.shape[2] :].zero_()  # outputs that only fill up the last band
+        filled[:, :, : by_output.shape[2]].copy_(by_output[some])
+        filled[:, :, by_output.shape[2] :].zero_()  # outputs that only fill up the last band
         if d_weight is not None:
             _cut(seen, images[some], bands, columns.size)
             torch.bmm(seen.mT, G, out=T)
@@ -109,16 +112,13 @@ def depthwise_bands_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, ro
         if d_x is not None:
             _write_matrices(T, weight[some], bands, rows, columns)
             torch.bmm(G, T.mT, out=seen)
-            _put_back(seen, _by_channel(d_x)[some], bands, columns.size)
+            _put_back(seen, by_channel(d_x)[some], bands, columns.size)
+    if d_weight is not None and not bool(d_weight.sum().isfinite()):
+        return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
     return d_x, d_weight, grad.sum((0, 2, 3)) if needed[2] else None, None, None
 
 
 _depthwise_bands = operation(depthwise_bands_forward, depthwise_bands_backward)
-
-
-def _by_channel(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (C, B, H W)."""
-    return x.flatten(2).transpose(0, 1)
 
 
 def _blocks(x: Tensor) -> list[slice]:
@@ -129,26 +129,32 @@ def _blocks(x: Tensor) -> list[slice]:
 
 def _rooms(x: Tensor, bands: Bands, columns: Axis) -> list[Tensor]:
     """For a block of channels the windows (C, bands, hW), the matrices (C, hW, rW') and the outputs (C, bands, rW')."""
-    C, M = _blocks(x)[0].stop, len(x) * bands.number
+    C, M = _blocks(x)[0].stop, len(x) * bands.num_windows
     K, N = bands.height * columns.size, bands.each * columns.places
     return rooms(x, (C, M, K), (C, K, N), (C, M, N))
 
 
+def _rows_of_a_band(rows: Axis) -> int:
+    """Rows of output that a window gives: of fewer, windows would overlap more; of more, more products be with zero."""
+    return min(2 if rows.stride == 1 else 1, rows.places)
+
+
+def _height(rows: Axis, each: int) -> int:
+    """Rows of the image that ``each`` rows of the output see."""
+    return (each - 1) * rows.stride + (rows.kernel - 1) * rows.dilation + 1
+
+
 @lru_cache(maxsize=256)
 def _bands(rows: Axis, columns: Axis) -> Bands:
-    """The windows on an image, and the rows of output that each gives.
-
-    With few rows windows overlap most, with many most products are with zero.
-    """
+    """All windows on an image."""
     width = columns.size
-    each = min(2 if rows.stride == 1 else 1, rows.places)
-    number, step = -(-rows.places // each), each * rows.stride
-    height = (each - 1) * rows.stride + (rows.kernel - 1) * rows.dilation + 1
+    each = _rows_of_a_band(rows)
+    number, step, height = -(-rows.places // each), each * rows.stride, _height(rows, each)
     beside = []
     for window in range(number):
         above = window * step - rows.before  # the row of the image where it begins
         start, stop = min(max(-above, 0), height), max(min(rows.size - above, height), 0)
-        beside += [Piece(window, window + 1, a * width, b * width, 0) for a, b in ((0, start), (stop, height)) if a < b]
+        beside += [(window, a * width, b * width) for a, b in ((0, start), (stop, height)) if a < b]
     parts = [(top, min(top + step, height)) for top in range(0, height, step)]
     held = min(max(number * step - rows.before, 0), rows.size) if height >= step else 0
     return Bands(
@@ -183,15 +189,15 @@ def _pieces(rows: Axis, width: int, number: int, step: int, top: int, bottom: in
 def _both(windows: Tensor, images: Tensor, piece: Piece, bands: Bands, width: int) -> tuple[Tensor, Tensor]:
     """Where the piece stands in windows (C, B, bands, hW) and in images (C, B, HW): views (C, B, windows, numbers)."""
     step, length = bands.step * width, piece.stop - piece.start
-    there = images.narrow(2, piece.number, (piece.last - piece.first - 1) * step + length).unfold(2, length, step)
+    there = images.narrow(2, piece.place, (piece.last - piece.first - 1) * step + length).unfold(2, length, step)
     return windows[:, :, piece.first : piece.last, piece.start : piece.stop], there
 
 
 def _cut(windows: Tensor, images: Tensor, bands: Bands, width: int) -> None:
     """Write the windows (C, B · bands, hW) of the images (C, B, HW)."""
-    by_image = windows.view(*images.shape[:2], bands.number, windows.shape[2])
-    for piece in bands.beside:
-        by_image[:, :, piece.first, piece.start : piece.stop].zero_()
+    by_image = windows.view(*images.shape[:2], bands.num_windows, windows.shape[2])
+    for window, start, stop in bands.beside:
+        by_image[:, :, window, start:stop].zero_()
     for piece in bands.whole:
         here, there = _both(by_image, images, piece, bands, width)
         here.copy_(there)
@@ -200,7 +206,7 @@ def _cut(windows: Tensor, images: Tensor, bands: Bands, width: int) -> None:
 def _put_back(windows: Tensor, images: Tensor, bands: Bands, width: int) -> None:
     """Write into the images (C, B, HW) the sum of the windows (C, B · bands, hW), each where it was cut."""
     images[:, :, bands.missed :].zero_()
-    by_image = windows.view(*images.shape[:2], bands.number, windows.shape[2])
+    by_image = windows.view(*images.shape[:2], bands.num_windows, windows.shape[2])
     for part, pieces in enumerate(bands.apart):
         for piece in pieces:
             here, there = _both(by_image, images, piece, bands, width)

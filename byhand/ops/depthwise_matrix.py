@@ -19,6 +19,7 @@ from torch import Tensor
 
 from byhand.ops import depthwise
 from byhand.ops.depthwise import Axis, Sides, axes, one_after_another
+from byhand.ops.layout import by_channel
 from byhand.ops.tape import operation
 
 LARGEST = 7_000  # entries of a T up to which it is worth while: 9 × 9 pixels, or 12 × 12 with a stride of 2
@@ -38,7 +39,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides,
 
 def depthwise_matrix_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):
     matrices = _matrices(weight, rows, columns)
-    y = torch.bmm(_by_channel(x), matrices).transpose(0, 1)  # (B, C, H' W')
+    y = torch.bmm(by_channel(x), matrices).transpose(0, 1)  # (B, C, H' W')
     y = y.contiguous() if bias is None else y + bias[:, None]
     y = y.view(*y.shape[:2], rows.places, columns.places)
     if not bool(y.sum().isfinite()):
@@ -49,12 +50,12 @@ def depthwise_matrix_forward(x: Tensor, weight: Tensor, bias: Tensor | None, row
 def depthwise_matrix_backward(needed, grad: Tensor, x: Tensor, weight, matrices, rows: Axis, columns: Axis):
     if needed[0] and not bool(grad.sum().isfinite()):
         return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
-    g, d_x, d_weight = _by_channel(grad), None, None
+    g, d_x, d_weight = by_channel(grad), None, None
     if needed[0]:
         d_x = torch.bmm(g, matrices.mT).transpose(0, 1).reshape(x.shape)
     if needed[1]:
         entries, places = _entries(rows, columns)
-        d_matrices = torch.bmm(_by_channel(x).mT, g).flatten(1)
+        d_matrices = torch.bmm(by_channel(x).mT, g).flatten(1)
         d_weight = matrices.new_zeros(len(matrices), rows.kernel * columns.kernel)
         d_weight.index_add_(1, places, d_matrices.index_select(1, entries))
         d_weight = d_weight.view(-1, 1, rows.kernel, columns.kernel)
@@ -62,11 +63,6 @@ def depthwise_matrix_backward(needed, grad: Tensor, x: Tensor, weight, matrices,
 
 
 _depthwise_matrix = operation(depthwise_matrix_forward, depthwise_matrix_backward)
-
-
-def _by_channel(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (C, B, H W)."""
-    return x.flatten(2).transpose(0, 1)
 
 
 def _matrices(weight: Tensor, rows: Axis, columns: Axis) -> Tensor:

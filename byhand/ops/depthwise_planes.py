@@ -74,10 +74,11 @@ def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, r
     d_x = x.new_empty(x.shape) if needed[0] else None
     # of each plane alone: those of a channel are added up at the end
     d_factors = x.new_zeros(len(pixels), rows.kernel, columns.kernel) if needed[1] else None
-    for some, (across, down) in _blocks(gradients, len(moves), len(runs)):
+    copies = len(moves) if any(needed[:2]) else 0, len(runs) if needed[1] else 0
+    for some, (across, down) in _blocks(gradients, *copies):
         seen, each = pixels[some], factors[:, :, some]
         d_seen = None if d_x is None else _planes(d_x)[some].zero_()
-        for (v, shift), moved in zip(moves, across.unbind(1), strict=True):
+        for (v, shift), moved in zip(moves[: copies[0]], across.unbind(1), strict=True):
             _move(gradients[some], -shift, columns.size, moved)
             if d_seen is None:
                 continue
@@ -90,7 +91,8 @@ def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, r
                 moved[:, run.output + run.length :].zero_()
                 moved.narrow(1, run.output, run.length).copy_(seen.narrow(1, run.pixel, run.length))
             places = slice(runs[0].place, runs[-1].place + 1), slice(moves[0][0], moves[-1][0] + 1)
-            d_factors[some, *places] = down @ across.mT
+            made = down.new_empty(len(down), len(runs), len(moves))
+            d_factors[some, *places] = torch.bmm(down, across.mT, out=made)  # in its own precision, whatever autocast
     d_weight = None if d_factors is None else d_factors.view(len(x), *weight.shape).sum(0)
     if d_weight is not None and not bool(d_weight.sum().isfinite()):
         return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)

@@ -38,3 +38,8 @@ def full_like(x: Tensor, shape: Sequence[int], value: float) -> Tensor:
     if is_batch_innermost(x):
         return x.new_full((H, W, C, B), value).permute(3, 2, 0, 1)
     return x.new_full((B, C, H, W), value)
+
+
+def by_channel(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (C, B, H W), a view where images lie one after the other."""
+    return x.flatten(2).transpose(0, 1)

@@ -14,7 +14,7 @@ LARGEST = 1 << 26  # bytes that are kept for each thread; more comes from the sy
 
 
 class _Kept(threading.local):
-    memory = torch.empty(0, dtype=torch.uint8)
+    memory = torch.empty(0, dtype=torch.uint8, device="cpu")
 
 
 _KEPT = _Kept()
@@ -31,6 +31,7 @@ def rooms(like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
         memory = like.new_empty(sum(sizes))
     else:
         if len(_KEPT.memory) < sum(sizes) * like.itemsize:
-            _KEPT.memory = torch.empty(sum(sizes) * like.itemsize, dtype=torch.uint8)
+            with torch.inference_mode(False):  # else nothing could be written there outside that mode
+                _KEPT.memory = torch.empty(sum(sizes) * like.itemsize, dtype=torch.uint8, device="cpu")
         memory = _KEPT.memory[: sum(sizes) * like.itemsize].view(like.dtype)
     return [part.view(shape) for part, shape in zip(memory.split(sizes), shapes, strict=True)]

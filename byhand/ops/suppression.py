@@ -8,7 +8,7 @@ much, and so looks like a loop over boxes. Here it is a loop over blocks of boxe
    struck in one operation.
 2. Whatever the kept ones of the block suppress among all later boxes goes, in one matrix.
 
-A pair is compared at most once, and only while both are left, much as in the loop.
+Boxes of different blocks are compared only while both are left, much as in the loop.
 """
 
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def _order(scores: Tensor) -> Tensor:
     # integers are, those of negative ones the other way round; + 0 makes −0 the same as 0.
     bits = (scores + 0).view(torch.int32)
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    keys = torch.bitwise_not(ordered).long() << 32 | torch.arange(len(scores))
+    keys = torch.bitwise_not(ordered).long() << 32 | torch.arange(len(scores), device=scores.device)
     keys.numpy().sort()
     return keys & 0xFFFFFFFF
 

@@ -116,6 +116,7 @@ class Boxed:
         """
         if not self.to_come:
             tell_absent([self.data.class_names[label] for label in sorted(self.absent)])
+            self.absent = set()
         last = None if self.state.settings.hold_out else LOOKED_AT
         images, objects = self.data.test_images[:last], self.data.test_objects[:last]
         return Measured(detection_loss(self.state.kept, images, objects, self.state.settings), None)
@@ -216,8 +217,9 @@ def complete(model: nn.Module, data: DetectionDataset, settings: Settings) -> No
 
 
 def tell_absent(names: Sequence[str]) -> None:
-    """A warning that these classes cannot be learned, the same for the same ones wherever that is seen."""
+    """Warn that these classes cannot be learned."""
     if names:
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         told = ", ".join(names[:MOST_NAMED]) + more
-        warnings.warn(f"the training images show nothing to learn of {told}; it will never be found", stacklevel=1)
+        # of one place, so that what a fit and what ``complete`` sees is told once
+        warnings.warn(f"the training images show nothing to learn of {told}; never to be found", stacklevel=1)
