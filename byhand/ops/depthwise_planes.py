@@ -8,6 +8,7 @@ would come round from the row before or after; moved by rows it is a view of tha
     ∂L/∂w[u, v] = Σ (g moved back by v) · (x moved by u),
 
 the last for all places in one matrix product a plane: x moved by each u, times g moved back by each v.
+
 As many planes go through at once as stay in the processor's cache, of whatever channels and images they are.
 
 Equal to the way of ``byhand.ops.depthwise`` up to rounding.
