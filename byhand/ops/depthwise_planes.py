@@ -53,17 +53,18 @@ def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, row
     y = x.new_empty(*x.shape[:2], rows.places, columns.places)
     factors, pixels, outputs = _factors(weight, len(x)), _planes(x), _planes(y)
     begun = None if bias is None else bias.repeat(len(x))[:, None]
+    moves, runs = _moves(columns), _runs(rows, columns.size)
     for some, (room,) in _blocks(pixels, 1):
         out, each = outputs[some], factors[:, :, some]
         if begun is None:
             out.zero_()
         else:
             out.copy_(begun[some])
-        for v, shift in _moves(columns):
+        for v, shift in moves:
             moved = pixels[some]
             if shift:
                 moved = _move(moved, shift, columns.size, room[:, 0])
-            for run in _runs(rows, columns.size):
+            for run in runs:
                 seen = moved.narrow(1, run.pixel, run.length)
                 out.narrow(1, run.output, run.length).addcmul_(seen, each[run.place, v])
     return y, (x, weight, rows, columns)
