@@ -87,6 +87,19 @@ def test_nms_is_exact_for_ties_equal_and_empty_boxes_whatever_the_blocks(rows, t
         assert ops.batched_nms(boxes, scores, idxs, threshold).tolist() == by_loop(boxes, scores, threshold, idxs)
 
 
+# Areas that are 0, infinite or not a number, and differences of coordinates that overflow.
+extreme = st.sampled_from(
+    [0.0, 1.0, 2.0, 3.0, -1.0, 1e-30, 1e-22, 1.5e-45, 1e19, 1e38, 3e38, -3e38, math.inf, -math.inf]
+)
+
+
+@drawn
+@given(st.lists(st.tuples(extreme, extreme, extreme, extreme), min_size=1, max_size=12), st.sampled_from(THRESHOLDS))
+def test_boxes_of_any_extent_inverted_ones_too_are_compared_as_the_loop_compares(rows, threshold):
+    boxes, scores = torch.tensor(rows), -torch.arange(len(rows)).float()
+    assert ops.nms(boxes, scores, threshold).tolist() == by_loop(boxes, scores, threshold)
+
+
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
 @pytest.mark.parametrize("num_classes", [1, 3, 90])
 def test_suppression_per_class_keeps_what_the_loop_keeps(threshold, num_classes):

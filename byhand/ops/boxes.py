@@ -56,10 +56,12 @@ def overlap_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
     Rounded step by step as torchvision's compiled operators round: w · h, then (area_a + area_b) − w · h.
     """
-    inter = torch.minimum(a[2][:, None], b[2]).sub_(torch.maximum(a[0][:, None], b[0])).clamp_(min=0)
-    height = torch.minimum(a[3][:, None], b[3]).sub_(torch.maximum(a[1][:, None], b[1])).clamp_(min=0)
+    x1, y1, x2, y2, area = a.unsqueeze(2).unbind()  # each once: to index takes as long as to add 10,000 numbers
+    u1, v1, u2, v2, other = b.unbind()
+    inter = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
+    height = torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0)
     inter *= height
-    return inter, (a[4][:, None] + b[4]).sub_(inter)
+    return inter, (area + other).sub_(inter)
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:

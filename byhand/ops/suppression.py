@@ -11,8 +11,10 @@ much, and so looks like a loop over boxes. Here it is a loop over blocks of boxe
 Boxes of different blocks are compared only while both are left, much as in the loop.
 """
 
+import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ from byhand.ops.boxes import box_iou, overlap_and_union, rows_and_area
 FIRST, BLOCK = 64, 256  # boxes in the first block, where few may survive, and at most
 CROWD = 4096  # boxes from which on the best goes first, alone: where it suppresses most, a block would be for nothing
 TILE = 1 << 17  # pairs in one matrix, so that it stays in the cache
-MANY = 16  # kept boxes from which on it pays to look first which others lie where they lie
+MANY = 4  # kept boxes from which on it pays to look first which others lie where they lie
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -86,13 +88,13 @@ def _greedy(boxes: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
 
     All boxes are of one group where there are no ``groups``.
     """
-    rest, places = rows_and_area(boxes.detach()), torch.arange(len(boxes), device=boxes.device)
+    rest, places = _comparable(rows_and_area(boxes.detach())), torch.arange(len(boxes), device=boxes.device)
     size = FIRST if len(boxes) < CROWD else 1
-    exceeds = _exceeds(threshold, rest.dtype)
+    spares = _spares(threshold, rest.dtype)
     kept = [places[:0]]
     while len(places):
         block, group, reach = rest[:, :size], None if groups is None else groups[:size], len(places)
-        survives = _survivors(block, group, exceeds)
+        survives = _survivors(block, group, spares)
         kept.append(places[:size][survives])
         rest, places = rest[:, size:], places[size:]
         if groups is not None and group is not None:
@@ -100,9 +102,9 @@ def _greedy(boxes: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
             groups, last = groups[size:], group == group[-1]
             survives &= last
             reach = int((groups == group[-1]).sum())
-        left = _left(rest[:, :reach], block[:, survives], exceeds)
+        left = _left(rest[:, :reach], block[:, survives], spares)
         if reach >= len(places):
-            rest, places = rest.index_select(1, left), places[left]
+            rest, places = rest.index_select(1, left), places.index_select(0, left)
         elif len(left) < reach:
             rest = torch.cat([rest.index_select(1, left), rest[:, reach:]], 1)
             places = torch.cat([places[left], places[reach:]])
@@ -112,70 +114,82 @@ def _greedy(boxes: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
     return torch.cat(kept)
 
 
-def _survivors(block: Tensor, group: Tensor | None, exceeds: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Who of a block (5, B) stays, bool (B,), the better first; of a group each, or all of one."""
-    if block.shape[1] == 1:
-        return torch.ones(1, dtype=torch.bool, device=block.device)
-    suppresses = exceeds(block, block)
-    if group is not None:
-        suppresses &= group[:, None] == group
-    return _settled(suppresses)
+def _comparable(rows: Tensor) -> Tensor:
+    """``rows_and_area`` (5, N) in which a box that can overlap nothing is a point of area 1, so that no IoU is NaN.
+
+    The union of two boxes is at least the larger one: above 0 and finite, if areas are.
+    """
+    area = rows[4]
+    if not len(area) or (area.amin().item() > 0 and area.amax().item() < math.inf):
+        return rows
+    point = rows.new_tensor([0, 0, 0, 0, 1])
+    return torch.where((area > 0) & (area < torch.inf), rows, point[:, None])
 
 
-def _exceeds(threshold: float, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
-    """The comparison IoU > threshold of every pair, of boxes as ``rows_and_area`` gives them.
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of every pair of ``_comparable`` boxes, (5, N) and (5, M) -> (N, M)."""
+    inter, union = overlap_and_union(a, b)
+    return inter.div_(union)
+
+
+def _spares(threshold: float, dtype: torch.dtype) -> Callable[[np.ndarray], np.ndarray]:
+    """The comparison IoU ≤ threshold of an array of ``dtype``; NumPy takes a tenth of the time that torch takes.
 
     The threshold is a double, IoU may be float32: where its nearest float32 lies above it (0.3 does), an IoU of
     exactly that float32 is larger than the threshold.
     """
-    rounded_up = float(torch.tensor(threshold, dtype=dtype)) > threshold
-    compare = torch.ge if rounded_up else torch.gt
-
-    def exceeds(a: Tensor, b: Tensor) -> Tensor:
-        inter, union = overlap_and_union(a, b)
-        return compare(inter.div_(union), threshold)  # 0 / 0 is NaN, which is larger than nothing
-
-    return exceeds
+    nearest = float(np.float32(threshold)) if dtype == torch.float32 else threshold
+    return (lambda iou: iou < nearest) if nearest > threshold else (lambda iou: iou <= nearest)
 
 
-def _settled(suppresses: Tensor) -> Tensor:
-    """Who stays, bool (B,), where i would suppress j if ``suppresses[i, j]``, bool (B, B), and the better come first.
+def _survivors(block: Tensor, group: Tensor | None, spares: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+    """Who of a block (5, B) stays, bool (B,), the better first; of a group each, or all of one.
 
-    A row is one integer of B bytes, each 0 or 1: a box that stays strikes in one operation all that it suppresses, of
-    which those before it are settled already.
+    A row of the matrix of who would spare whom is one integer of B bytes, each 0 or 1: a box that stays strikes in one
+    operation all that it does not spare, of which those before it are settled already.
     """
-    B = len(suppresses)
-    rows = suppresses.numpy(force=True).tobytes()
+    B = block.shape[1]
+    if B == 1:
+        return torch.ones(1, dtype=torch.bool, device=block.device)
+    iou = _iou(block, block)
+    if group is not None:
+        iou *= group[:, None] == group
+    rows = spares(iou.numpy(force=True)).tobytes()
     left, stays = int.from_bytes(b"\1" * B, "little"), bytearray(B)
     while left:
         first = left & -left  # the lowest byte that is set: the best box left
         i = first.bit_length() >> 3
         stays[i] = 1
-        left &= ~(first | int.from_bytes(rows[i * B : (i + 1) * B], "little"))
-    return torch.frombuffer(stays, dtype=torch.bool).to(suppresses.device)
+        left = (left ^ first) & int.from_bytes(rows[i * B : (i + 1) * B], "little")
+    return torch.frombuffer(stays, dtype=torch.bool).to(block.device)
 
 
-def _left(rest: Tensor, kept: Tensor, exceeds: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Indices of those of ``rest`` (5, M) that none of ``kept`` (5, K) suppresses."""
+def _left(rest: Tensor, kept: Tensor, spares: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+    """Indices of those of ``rest`` (5, M) that all of ``kept`` (5, K) spare."""
     M, K = rest.shape[1], kept.shape[1]
     if not M or not K:
         return torch.arange(M, device=rest.device)
     few = False
     if K >= MANY:
-        # Boxes beside the area that the kept ones cover overlap none of them. A NaN is never beside.
-        beside = (rest[0] >= kept[2].amax()) | (rest[2] <= kept[0].amin())
-        beside |= (rest[1] >= kept[3].amax()) | (rest[3] <= kept[1].amin())
-        near = beside.logical_not_().nonzero()[:, 0]
+        # Boxes beside the area that the kept ones cover overlap none of them.
+        inside = torch.minimum(kept[2].amax() - rest[0], rest[2] - kept[0].amin())
+        inside = torch.minimum(inside, kept[3].amax() - rest[1])
+        inside = torch.minimum(inside, rest[3] - kept[1].amin())
+        near = _indices(inside.numpy(force=True) > 0, rest)
         few = len(near) < M // 2
         rest = rest.index_select(1, near) if few else rest
-    # The largest of bytes takes a twentieth of the time of any().
-    hit = [exceeds(kept, part).view(torch.uint8).amax(0) for part in rest.split(max(1, TILE // K), 1)]
-    struck = torch.cat(hit)
+    # The largest IoU is compared alone.
+    most = torch.cat([_iou(kept, part).amax(0) for part in rest.split(max(1, TILE // K), 1)])
     if few:
-        everywhere = struck.new_zeros(M)
-        everywhere[near] = struck
-        struck = everywhere
-    return (struck == 0).nonzero()[:, 0]
+        everywhere = most.new_zeros(M)
+        everywhere[near] = most
+        most = everywhere
+    return _indices(spares(most.numpy(force=True)), rest)
+
+
+def _indices(mask: np.ndarray, like: Tensor) -> Tensor:
+    """Indices of what is true, on the device of ``like``; in a quarter of the time of ``nonzero``."""
+    return torch.from_numpy(np.flatnonzero(mask)).to(like.device)
 
 
 def soft_nms(
