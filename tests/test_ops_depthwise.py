@@ -208,10 +208,13 @@ def test_the_output_may_be_changed_in_place_as_with_torch():
         assert_agree(added(ops.conv2d), added(F.conv2d), random(batch, 3, 5, 5), random(3, 1, 3, 3, seed=1))
 
 
-def test_one_group_a_channel_goes_this_way_and_others_do_not():
-    def node(channels, outputs, groups, batch=2, size=5, layout=lambda x: x, padding=0):
-        x, weight = random(batch, channels, size, size), random(outputs, channels // groups, 3, 3, seed=1)
-        return ops.conv2d(layout(x).requires_grad_(), weight, groups=groups, padding=padding).grad_fn.name()
+def node(channels, outputs, groups, batch=2, size=5, layout=lambda x: x, padding=0, stride=1):
+    x, weight = random(batch, channels, size, size), random(outputs, channels // groups, 3, 3, seed=1)
+    return ops.conv2d(layout(x).requires_grad_(), weight, None, stride, padding, 1, groups).grad_fn.name()
+
+
+def test_one_group_a_channel_goes_this_way_and_others_do_not(monkeypatch):
+    monkeypatch.setattr(depthwise_bands, "WORTH", 8)  # as with AVX-512
 
     assert node(4, 4, 4, batch=1) == node(4, 4, 4, size=10) == "depthwise_shiftsBackward"
     assert node(4, 4, 4, batch=32, size=60) == "depthwise_shiftsBackward"
@@ -224,6 +227,14 @@ def test_one_group_a_channel_goes_this_way_and_others_do_not():
     assert node(4, 4, 4, batch=16, size=10, layout=batch_innermost) == "depthwise_conv2dBackward"
     assert node(4, 4, 4, batch=64, layout=batch_innermost) == "depthwise_conv2dBackward"
     assert node(4, 4, 2) == node(4, 4, 1) == node(1, 4, 1) == "conv2dBackward"
+
+
+def test_where_products_are_not_quick_bands_are_left_to_strides(monkeypatch):
+    monkeypatch.setattr(depthwise_bands, "WORTH", 1.5)
+    monkeypatch.setattr(depthwise_matrix, "LARGEST", 9_700)
+    assert node(4, 4, 4, batch=32, size=12, padding=1) == "depthwise_planesBackward"
+    assert node(4, 4, 4, batch=32, size=28, padding=1, stride=2) == "depthwise_bandsBackward"
+    assert node(4, 4, 4, batch=32, size=14, padding=1, stride=2) == "depthwise_matrixBackward"
 
 
 def test_a_batch_comes_out_with_the_examples_innermost_and_a_few_images_as_they_came_in():

@@ -14,8 +14,9 @@ a row of the output sees, whatever the place and dilation: long runs of neighbou
 A few rows of the output go through all places of the kernel while they are in the processor's cache.
 
 Images that lie one after the other in memory go other ways: many very small ones that of
-``byhand.ops.depthwise_matrix``, many up to some 35 pixels wide, or more with a stride, that of ``depthwise_bands``, the
-rest that of ``depthwise_planes`` where the output is as wide as they are, else that of ``depthwise_shifts``.
+``byhand.ops.depthwise_matrix``; with a stride, or where the processor is quick at products, many up to some 35 pixels
+wide that of ``depthwise_bands``; the rest that of ``depthwise_planes`` where the output is as wide as they are, else
+that of ``depthwise_shifts``.
 
 Source: Howard et al., MobileNets (2017), section 3.1; Sandler et al., MobileNetV2 (2018), section 3.1.
 """
@@ -31,6 +32,8 @@ from byhand.ops.tape import operation
 
 Sides = tuple[int, int, int, int]  # zeros at the left, right, top and bottom
 
+# Whether a product of matrices takes half of its time, beside operations that go through memory.
+QUICK_PRODUCTS = torch.backends.cpu.get_cpu_capability() == "AVX512"
 BLOCK = 1 << 20  # numbers of the output that go through at once: 4 MB of float32
 
 

@@ -7,9 +7,9 @@ With all windows of a channel below each other, of all bands and images,
 
 where T_c has w_c[u, v] wherever output (i, j) of a band sees a pixel of the window at place (u, v), and zeros
 elsewhere. Most of what is multiplied are those zeros; but nothing does as many multiplications in a nanosecond as a
-matrix product, and up to some 35 pixels' width, more with a stride or a larger kernel, to go through the places of the
-kernel takes longer. The same for the gradients: ∂L/∂X_c = G_c T_cᵀ, added up where windows overlap, and of
-∂L/∂T_c = X_cᵀ G_c each w_c[u, v] takes the sum of its entries.
+matrix product: with AVX-512 up to some 35 pixels' width, more with a stride or a larger kernel, to go through the
+places of the kernel takes longer. The same for the gradients: ∂L/∂X_c = G_c T_cᵀ, added up where windows overlap, and
+of ∂L/∂T_c = X_cᵀ G_c each w_c[u, v] takes the sum of its entries.
 
 Equal to the way of ``byhand.ops.depthwise`` up to rounding. Zero times infinity is no number: where an output, a weight
 or a gradient is not finite, that way is taken.
@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from byhand.ops import depthwise
-from byhand.ops.depthwise import Axis, Sides, axes, one_after_another
+from byhand.ops.depthwise import QUICK_PRODUCTS, Axis, Sides, axes, one_after_another
 from byhand.ops.layout import by_channel
 from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
 BLOCK = 1 << 20  # numbers of the images that go through at once: 4 MB of float32
-WORTH, WORTH_STRIDED = 8, 40  # products an output, for each place of the kernel, up to which it is sooner
+# Products an output and place of the kernel up to which it is sooner.
+WORTH, WORTH_STRIDED = 8 if QUICK_PRODUCTS else 1.5, 40
 ENOUGH = 4  # bands of all images, for each column of T, from which on it is worth making T
 
 

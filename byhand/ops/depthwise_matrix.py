@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from byhand.ops import depthwise
-from byhand.ops.depthwise import Axis, Sides, axes, one_after_another
+from byhand.ops.depthwise import QUICK_PRODUCTS, Axis, Sides, axes, one_after_another
 from byhand.ops.layout import by_channel
 from byhand.ops.tape import operation
 
-LARGEST = 7_000  # entries of a T up to which it is worth while: 9 × 9 pixels, or 12 × 12 with a stride of 2
+# Entries of a T up to which it is worth while: 9 × 9 pixels, or with a stride of 2 14 × 14, where bands are not sooner.
+LARGEST = 7_000 if QUICK_PRODUCTS else 9_700
 EACH = 400  # entries for which each image of the batch makes up: all of them are written, whatever the batch
 
 

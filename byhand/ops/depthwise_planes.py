@@ -7,14 +7,14 @@ would come round from the row before or after; moved by rows it is a view of tha
     y += w[u, v] · (x moved by v and u),   ∂L/∂x += w[u, v] · (g moved back by v and u),
     ∂L/∂w[u, v] = Σ (g moved back by v) · (x moved by u),
 
-the last for all places in one matrix product a plane: x moved by each u, times g moved back by each v.
+the last for a row of the kernel in one matrix product a plane: x moved by u, times g moved back by each v.
 
 As many planes go through at once as stay in the processor's cache, of whatever channels and images they are.
 
 Equal to the way of ``byhand.ops.depthwise`` up to rounding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from byhand.ops.depthwise import Axis, Sides, axes, one_after_another
 from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
-BLOCK = 1 << 17  # pixels that go through at once, for each thread: 512 KB of float32, and some copies of them
+BLOCK = 1 << 18  # pixels that go through at once, for each thread: 1 MB of float32, and some copies of them
 
 
 class Run(NamedTuple):
@@ -52,49 +52,32 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides,
 def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):
     y = x.new_empty(*x.shape[:2], rows.places, columns.places)
     factors, pixels, outputs = _factors(weight, len(x)), _planes(x), _planes(y)
-    begun = None if bias is None else bias.repeat(len(x))[:, None]
+    begin = x.new_zeros(len(pixels), 1) if bias is None else bias.repeat(len(x))[:, None]
     moves, runs = _moves(columns), _runs(rows, columns.size)
     for some, (room,) in _blocks(pixels, 1):
-        out, each = outputs[some], factors[:, :, some]
-        if begun is None:
-            out.zero_()
-        else:
-            out.copy_(begun[some])
-        for v, shift in moves:
-            moved = pixels[some]
-            if shift:
-                moved = _move(moved, shift, columns.size, room[:, 0])
-            for run in runs:
-                seen = moved.narrow(1, run.pixel, run.length)
-                out.narrow(1, run.output, run.length).addcmul_(seen, each[run.place, v])
+        seen = pixels[some]
+        moved = ((v, _move(seen, shift, columns.size, room[:, 0]) if shift else seen) for v, shift in moves)
+        _add_up(outputs[some], begin[some], moved, factors[:, :, some], runs)
     return y, (x, weight, rows, columns)
 
 
 def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, rows: Axis, columns: Axis):
     factors, pixels, gradients = _factors(weight, len(x)), _planes(x), _planes(grad)
-    moves, runs = _moves(columns), _runs(rows, columns.size)
+    moves, runs = _moves(columns) if any(needed[:2]) else (), _runs(rows, columns.size)
+    back = [run._replace(output=run.pixel, pixel=run.output) for run in runs]
     d_x = x.new_empty(x.shape) if needed[0] else None
     # of each plane alone: those of a channel are added up at the end
     d_factors = x.new_zeros(len(pixels), rows.kernel, columns.kernel) if needed[1] else None
-    copies = len(moves) if any(needed[:2]) else 0, len(runs) if needed[1] else 0
-    for some, (across, down) in _blocks(gradients, *copies):
-        seen, each = pixels[some], factors[:, :, some]
-        d_seen = None if d_x is None else _planes(d_x)[some].zero_()
-        for (v, shift), moved in zip(moves[: copies[0]], across.unbind(1), strict=True):
-            _move(gradients[some], -shift, columns.size, moved)
-            if d_seen is None:
-                continue
+    for some, (room,) in _blocks(gradients, len(moves)):
+        moved = [(v, _move(gradients[some], -shift, columns.size, room[:, k])) for k, (v, shift) in enumerate(moves)]
+        if d_x is not None:
+            _add_up(_planes(d_x)[some], x.new_zeros(()), moved, factors[:, :, some], back)
+        if d_factors is not None and moves:
+            made = x.new_empty(len(room), 1, len(moves))  # in its own precision, whatever autocast
             for run in runs:
-                part = moved.narrow(1, run.output, run.length)
-                d_seen.narrow(1, run.pixel, run.length).addcmul_(part, each[run.place, v])
-        if d_factors is not None and moves and runs:
-            for run, moved in zip(runs, down.unbind(1), strict=True):
-                moved[:, : run.output].zero_()
-                moved[:, run.output + run.length :].zero_()
-                moved.narrow(1, run.output, run.length).copy_(seen.narrow(1, run.pixel, run.length))
-            places = slice(runs[0].place, runs[-1].place + 1), slice(moves[0][0], moves[-1][0] + 1)
-            made = down.new_empty(len(down), len(runs), len(moves))
-            d_factors[some, *places] = torch.bmm(down, across.mT, out=made)  # in its own precision, whatever autocast
+                seen = pixels[some].narrow(1, run.pixel, run.length)[:, None]
+                torch.bmm(seen, room.narrow(2, run.output, run.length).mT, out=made)
+                d_factors[some, run.place, moves[0][0] : moves[-1][0] + 1] = made[:, 0]
     d_weight = None if d_factors is None else d_factors.view(len(x), *weight.shape).sum(0)
     if d_weight is not None and not bool(d_weight.sum().isfinite()):
         return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
@@ -136,6 +119,23 @@ def _move(planes: Tensor, shift: int, width: int, room: Tensor) -> Tensor:
     return room
 
 
+def _add_up(out: Tensor, begin: Tensor, moved: Iterable[tuple[int, Tensor]], factors: Tensor, runs: Sequence[Run]):
+    """Write begin + Σ w[u, v] · (planes moved by v and u) into ``out``, of the planes moved by each v."""
+    written = False
+    for v, planes in moved:
+        for run in runs:
+            seen, factor = planes.narrow(1, run.pixel, run.length), factors[run.place, v]
+            if not written and run.length == out.shape[1]:
+                torch.addcmul(begin, seen, factor, out=out)
+            else:
+                if not written:
+                    out.copy_(begin)
+                out.narrow(1, run.output, run.length).addcmul_(seen, factor)
+            written = True
+    if not written:
+        out.copy_(begin)
+
+
 @lru_cache(maxsize=64)
 def _moves(columns: Axis) -> tuple[tuple[int, int], ...]:
     """The columns of the kernel that see any pixels, and by how many columns each moves the planes."""
@@ -153,4 +153,4 @@ def _runs(rows: Axis, width: int) -> tuple[Run, ...]:
             outputs, seen = moved
             length = (outputs.stop - outputs.start) * width
             found.append(Run(u, outputs.start * width, seen.start * width, length))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda run: -run.length))  # one of whole planes first, that begins the sum
