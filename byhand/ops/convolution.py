@@ -122,14 +122,15 @@ def conv2d(
             )
     sides = (left, right, top, bottom)
     if groups == input.shape[1] > 1:
-        if depthwise_matrix.worthwhile(input, weight, stride):
-            return depthwise_matrix.conv2d(input, weight, bias, stride, sides, dilation)
-        if depthwise_bands.worthwhile(input, weight, stride, sides, dilation):
-            return depthwise_bands.conv2d(input, weight, bias, stride, sides, dilation)
-        if depthwise_planes.worthwhile(input, weight, stride, sides, dilation):
-            return depthwise_planes.conv2d(input, weight, bias, stride, sides, dilation)
-        if depthwise_shifts.worthwhile(input, weight):
-            return depthwise_shifts.conv2d(input, weight, bias, stride, sides, dilation)
+        if depthwise.one_after_another(input, weight):
+            if depthwise_matrix.worthwhile(input, stride):
+                return depthwise_matrix.conv2d(input, weight, bias, stride, sides, dilation)
+            if depthwise_bands.worthwhile(input, weight, stride, sides, dilation):
+                return depthwise_bands.conv2d(input, weight, bias, stride, sides, dilation)
+            if depthwise_planes.worthwhile(weight, stride, sides, dilation):
+                return depthwise_planes.conv2d(input, weight, bias, stride, sides, dilation)
+            if depthwise_shifts.worthwhile(input):
+                return depthwise_shifts.conv2d(input, weight, bias, stride, sides, dilation)
         return depthwise.conv2d(input, weight, bias, stride, sides, dilation)
     if shifts.worthwhile(input, weight, groups):
         return shifts.conv2d(input, weight, bias, stride, sides, dilation)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from byhand.ops import depthwise
-from byhand.ops.depthwise import QUICK_PRODUCTS, Axis, Sides, axes, one_after_another
+from byhand.ops.depthwise import QUICK_PRODUCTS, Axis, Sides, axes
 from byhand.ops.layout import by_channel
 from byhand.ops.room import rooms
 from byhand.ops.tape import operation
@@ -58,7 +58,7 @@ class Bands(NamedTuple):
 
 def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int], sides: Sides, dilation: tuple[int, int]) -> bool:
     """Whether it computes soonest: images that are not wide, and enough of them to be worth a matrix."""
-    if not one_after_another(x, weight) or not len(x):
+    if not len(x):
         return False
     rows, columns = axes(x, weight, stride, sides, dilation)
     each = _rows_of_a_band(rows)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from byhand.ops import depthwise
-from byhand.ops.depthwise import QUICK_PRODUCTS, Axis, Sides, axes, one_after_another
+from byhand.ops.depthwise import QUICK_PRODUCTS, Axis, Sides, axes
 from byhand.ops.layout import by_channel
 from byhand.ops.tape import operation
 
@@ -27,10 +27,10 @@ LARGEST = 7_000 if QUICK_PRODUCTS else 9_700
 EACH = 400  # entries for which each image of the batch makes up: all of them are written, whatever the batch
 
 
-def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int]) -> bool:
+def worthwhile(x: Tensor, stride: tuple[int, int]) -> bool:
     """Whether it computes soonest: small images, and enough of them."""
     entries = x.shape[2:].numel() ** 2 // (stride[0] * stride[1])
-    return one_after_another(x, weight) and entries <= min(LARGEST, EACH * len(x))
+    return entries <= min(LARGEST, EACH * len(x))
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation):

@@ -14,6 +14,7 @@ As many planes go through at once as stay in the processor's cache, of whatever 
 Equal to the way of ``byhand.ops.depthwise`` up to rounding.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from byhand.ops import depthwise
-from byhand.ops.depthwise import Axis, Sides, axes, one_after_another
+from byhand.ops.depthwise import Axis, Sides, axes
 from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
@@ -32,16 +33,16 @@ BLOCK = 1 << 18  # pixels that go through at once, for each thread: 1 MB of floa
 class Run(NamedTuple):
     """A row of the kernel, and the run of each plane that it sees from a run of each output."""
 
-    place: int
+    place: int  # of its first column, counted through the kernel
     output: int  # the first number
     pixel: int
     length: int
 
 
-def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int], sides: Sides, dilation: tuple[int, int]) -> bool:
+def worthwhile(weight: Tensor, stride: tuple[int, int], sides: Sides, dilation: tuple[int, int]) -> bool:
     """Whether it can be computed so: a stride of 1, and as many columns of output as of pixels."""
     widening = sides[0] + sides[1] - dilation[1] * (weight.shape[3] - 1)
-    return one_after_another(x, weight) and tuple(stride) == (1, 1) and widening == 0
+    return tuple(stride) == (1, 1) and widening == 0
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation) -> Tensor:
@@ -52,34 +53,35 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides,
 def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):
     y = x.new_empty(*x.shape[:2], rows.places, columns.places)
     factors, pixels, outputs = _factors(weight, len(x)), _planes(x), _planes(y)
-    begin = x.new_zeros(len(pixels), 1) if bias is None else bias.repeat(len(x))[:, None]
-    moves, runs = _moves(columns), _runs(rows, columns.size)
+    begin = x.new_zeros(len(pixels), 1) if bias is None else bias.expand(len(x), -1).reshape(-1, 1)
+    moves, runs, _ = _moves_and_runs(rows, columns)
     for some, (room,) in _blocks(pixels, 1):
-        seen = pixels[some]
-        moved = ((v, _move(seen, shift, columns.size, room[:, 0]) if shift else seen) for v, shift in moves)
-        _add_up(outputs[some], begin[some], moved, factors[:, :, some], runs)
+        seen, spare = pixels[some], room[:, 0]
+        moved = ((v, _move(seen, shift, columns.size, spare) if shift else seen) for v, shift in moves)
+        _add_up(outputs[some], begin[some], moved, factors[:, some], runs)
     return y, (x, weight, rows, columns)
 
 
 def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, rows: Axis, columns: Axis):
     factors, pixels, gradients = _factors(weight, len(x)), _planes(x), _planes(grad)
-    moves, runs = _moves(columns) if any(needed[:2]) else (), _runs(rows, columns.size)
-    back = [run._replace(output=run.pixel, pixel=run.output) for run in runs]
+    moves, runs, back = _moves_and_runs(rows, columns)
+    if not any(needed[:2]):
+        moves = ()
     d_x = x.new_empty(x.shape) if needed[0] else None
     # of each plane alone: those of a channel are added up at the end
-    d_factors = x.new_zeros(len(pixels), rows.kernel, columns.kernel) if needed[1] else None
+    d_factors = x.new_zeros(len(pixels), len(factors)) if needed[1] else None
     for some, (room,) in _blocks(gradients, len(moves)):
-        moved = [(v, _move(gradients[some], -shift, columns.size, room[:, k])) for k, (v, shift) in enumerate(moves)]
+        by_move = [(v, _move(gradients[some], -shift, columns.size, room[:, k])) for k, (v, shift) in enumerate(moves)]
         if d_x is not None:
-            _add_up(_planes(d_x)[some], x.new_zeros(()), moved, factors[:, :, some], back)
+            _add_up(_planes(d_x)[some], x.new_zeros(()), by_move, factors[:, some], back)
         if d_factors is not None and moves:
             made = x.new_empty(len(room), 1, len(moves))  # in its own precision, whatever autocast
             for run in runs:
-                seen = pixels[some].narrow(1, run.pixel, run.length)[:, None]
+                seen = pixels[some, None, run.pixel : run.pixel + run.length]
                 torch.bmm(seen, room.narrow(2, run.output, run.length).mT, out=made)
-                d_factors[some, run.place, moves[0][0] : moves[-1][0] + 1] = made[:, 0]
+                d_factors[some].narrow(1, run.place + moves[0][0], len(moves)).copy_(made[:, 0])
     d_weight = None if d_factors is None else d_factors.view(len(x), *weight.shape).sum(0)
-    if d_weight is not None and not bool(d_weight.sum().isfinite()):
+    if d_weight is not None and not math.isfinite(d_weight.sum()):
         return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
     return d_x, d_weight, grad.sum((0, 2, 3)) if needed[2] else None, None, None
 
@@ -93,8 +95,9 @@ def _planes(x: Tensor) -> Tensor:
 
 
 def _factors(weight: Tensor, images: int) -> Tensor:
-    """The weight (C, 1, kH, kW) by places, again for each image: (kH, kW, B · C, 1)."""
-    return weight[:, 0].permute(1, 2, 0).repeat(1, 1, images)[..., None]
+    """The weight (C, 1, kH, kW) by places, again for each image: (kH · kW, B · C, 1)."""
+    by_place = weight.flatten(1).t()
+    return by_place[:, None].expand(-1, images, -1).reshape(len(by_place), -1, 1)
 
 
 def _blocks(planes: Tensor, *copies: int) -> Iterator[tuple[slice, list[Tensor]]]:
@@ -108,49 +111,51 @@ def _blocks(planes: Tensor, *copies: int) -> Iterator[tuple[slice, list[Tensor]]
 
 def _move(planes: Tensor, shift: int, width: int, room: Tensor) -> Tensor:
     """What each pixel has ``shift`` columns to its right, zero beyond the row, written into ``room``."""
-    along = planes.shape[1] - abs(shift)
-    by_row = room.unflatten(1, (-1, width))
+    along, by_row = planes.shape[1] - abs(shift), room.view(len(room), -1, width)
     if shift >= 0:
         room.narrow(1, 0, along).copy_(planes.narrow(1, shift, along))
-        by_row[:, :, width - shift :].zero_()
+        by_row.narrow(2, width - shift, shift).zero_()
     else:
         room.narrow(1, -shift, along).copy_(planes.narrow(1, 0, along))
-        by_row[:, :, :-shift].zero_()
+        by_row.narrow(2, 0, -shift).zero_()
     return room
 
 
 def _add_up(out: Tensor, begin: Tensor, moved: Iterable[tuple[int, Tensor]], factors: Tensor, runs: Sequence[Run]):
     """Write begin + Σ w[u, v] · (planes moved by v and u) into ``out``, of the planes moved by each v."""
+    each, parts = factors.unbind(), [out.narrow(1, run.output, run.length) for run in runs]
     written = False
     for v, planes in moved:
-        for run in runs:
-            seen, factor = planes.narrow(1, run.pixel, run.length), factors[run.place, v]
+        for run, part in zip(runs, parts, strict=True):
+            seen, factor = planes.narrow(1, run.pixel, run.length), each[run.place + v]
             if not written and run.length == out.shape[1]:
                 torch.addcmul(begin, seen, factor, out=out)
             else:
                 if not written:
                     out.copy_(begin)
-                out.narrow(1, run.output, run.length).addcmul_(seen, factor)
+                part.addcmul_(seen, factor)
             written = True
     if not written:
         out.copy_(begin)
 
 
 @lru_cache(maxsize=64)
-def _moves(columns: Axis) -> tuple[tuple[int, int], ...]:
-    """The columns of the kernel that see any pixels, and by how many columns each moves the planes."""
+def _moves_and_runs(rows: Axis, columns: Axis) -> tuple[tuple[tuple[int, int], ...], tuple[Run, ...], tuple[Run, ...]]:
+    """The columns of the kernel that see any pixels and by how many columns each moves the planes, and the runs.
+
+    The runs once as the outputs see the pixels, and once turned over. First those of whole planes, which begin a sum.
+    """
     seeing = [v for v in range(columns.kernel) if columns.moved(v, 0, columns.places) is not None]
-    return tuple((v, v * columns.dilation - columns.before) for v in seeing)
-
-
-@lru_cache(maxsize=64)
-def _runs(rows: Axis, width: int) -> tuple[Run, ...]:
-    """What the rows of the kernel that see any pixels see, on planes of ``width`` columns."""
-    found = []
+    runs = []
     for u in range(rows.kernel):
         moved = rows.moved(u, 0, rows.places)
         if moved is not None:
             outputs, seen = moved
-            length = (outputs.stop - outputs.start) * width
-            found.append(Run(u, outputs.start * width, seen.start * width, length))
-    return tuple(sorted(found, key=lambda run: -run.length))  # one of whole planes first, that begins the sum
+            length = (outputs.stop - outputs.start) * columns.size
+            runs.append(Run(u * columns.kernel, outputs.start * columns.size, seen.start * columns.size, length))
+    runs.sort(key=lambda run: -run.length)
+    return (
+        tuple((v, v * columns.dilation - columns.before) for v in seeing),
+        tuple(runs),
+        tuple(run._replace(output=run.pixel, pixel=run.output) for run in runs),
+    )

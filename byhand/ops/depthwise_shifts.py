@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from byhand.ops import depthwise
-from byhand.ops.depthwise import Sides, axes, one_after_another
+from byhand.ops.depthwise import Sides, axes
 from byhand.ops.layout import ENOUGH
 from byhand.ops.shifts import LARGE, Meeting, Shifts, add_gradients, shifts_of, sum_of_shifted
 from byhand.ops.tape import operation
@@ -20,9 +20,9 @@ from byhand.ops.tape import operation
 BLOCK = 3 << 16  # numbers of images and outputs that go through at once, for each thread: 768 KB of float32
 
 
-def worthwhile(x: Tensor, weight: Tensor) -> bool:
+def worthwhile(x: Tensor) -> bool:
     """Whether shifts compute it soonest: images of some size, or a few."""
-    return one_after_another(x, weight) and (len(x) < ENOUGH or x.shape[2:].numel() >= LARGE)
+    return len(x) < ENOUGH or x.shape[2:].numel() >= LARGE
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation) -> Tensor:
