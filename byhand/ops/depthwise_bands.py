@@ -29,7 +29,7 @@ from byhand.ops.tape import operation
 
 BLOCK = 1 << 20  # numbers of the images that go through at once: 4 MB of float32
 # Products an output and place of the kernel up to which it is sooner.
-WORTH, WORTH_STRIDED = 8 if QUICK_PRODUCTS else 1.5, 40
+WORTH, WORTH_STRIDED = (8, 40) if QUICK_PRODUCTS else (1.5, 25)
 ENOUGH = 4  # bands of all images, for each column of T, from which on it is worth making T
 
 
