@@ -14,7 +14,7 @@ from byhand import ops
 from byhand.errors import SettingsError, ShapeError
 from byhand.nn import functional
 from byhand.ops import rows, shifts, strips
-from byhand.ops.layout import batch_innermost
+from byhand.ops.layout import batch_innermost, sum_by_channel
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
 layouts = st.sampled_from(LAYOUTS)
@@ -421,3 +421,10 @@ def test_the_batch_innermost_keeps_the_images_and_only_moves_them_in_memory(shap
     assert torch.equal(moved, x)
     assert moved.permute(2, 3, 1, 0).is_contiguous()
     assert batch_innermost(moved) is moved
+
+
+@pytest.mark.parametrize("shape", [(16, 3, 5, 4), (1, 2, 3, 3), (3, 1, 1, 1), (0, 2, 3, 3), (4, 2, 0, 3)], ids=str)
+def test_the_sum_of_a_channel_is_the_same_whatever_the_layout(shape):
+    x = random(*shape)
+    for images in (x, batch_innermost(x), x.to(memory_format=torch.channels_last), x[..., ::2]):
+        torch.testing.assert_close(sum_by_channel(images), images.transpose(0, 1).flatten(1).sum(1))

@@ -17,6 +17,7 @@ from byhand.ops import (
     shifts,
     strips,
 )
+from byhand.ops.layout import sum_by_channel
 from byhand.ops.padding import pad2d
 from byhand.ops.tape import operation
 
@@ -163,7 +164,7 @@ def conv2d_backward(needed, grad: Tensor, columns: Tensor, weight: Tensor, shape
     if needed[1]:
         d_weight = (g @ columns.mT).sum(0).view(weight.shape)
     if needed[2]:
-        d_bias = grad.sum((0, 2, 3))
+        d_bias = sum_by_channel(grad)
     return d_input, d_weight, d_bias, None, None, None
 
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from byhand.ops.layout import full_like, is_batch_innermost, preferred
+from byhand.ops.layout import full_like, is_batch_innermost, preferred, sum_by_channel
 from byhand.ops.tape import operation
 
 Sides = tuple[int, int, int, int]  # zeros at the left, right, top and bottom
@@ -129,7 +129,7 @@ def depthwise_conv2d_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, r
     return (
         None if d_input is None else d_input.to(x.dtype),
         None if d_kernel is None else d_kernel.sum(4).permute(2, 3, 0, 1).reshape(weight.shape).to(weight.dtype),
-        grad.sum((0, 2, 3)) if needed[2] else None,
+        sum_by_channel(grad) if needed[2] else None,
         None,
         None,
     )

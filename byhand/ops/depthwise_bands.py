@@ -23,7 +23,7 @@ from torch import Tensor
 
 from byhand.ops import depthwise
 from byhand.ops.depthwise import QUICK_PRODUCTS, Axis, Sides, axes
-from byhand.ops.layout import by_channel
+from byhand.ops.layout import by_channel, sum_by_channel
 from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
@@ -116,7 +116,7 @@ def depthwise_bands_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, ro
             _put_back(seen, by_channel(d_x)[some], bands, columns.size)
     if d_weight is not None and not bool(d_weight.sum().isfinite()):
         return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
-    return d_x, d_weight, grad.sum((0, 2, 3)) if needed[2] else None, None, None
+    return d_x, d_weight, sum_by_channel(grad) if needed[2] else None, None, None
 
 
 _depthwise_bands = operation(depthwise_bands_forward, depthwise_bands_backward)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from byhand.ops import depthwise
 from byhand.ops.depthwise import QUICK_PRODUCTS, Axis, Sides, axes
-from byhand.ops.layout import by_channel
+from byhand.ops.layout import by_channel, sum_by_channel
 from byhand.ops.tape import operation
 
 # Entries of a T up to which it is worth while: 9 × 9 pixels, or with a stride of 2 14 × 14, where bands are not sooner.
@@ -60,7 +60,7 @@ def depthwise_matrix_backward(needed, grad: Tensor, x: Tensor, weight, matrices,
         d_weight = matrices.new_zeros(len(matrices), rows.kernel * columns.kernel)
         d_weight.index_add_(1, places, d_matrices.index_select(1, entries))
         d_weight = d_weight.view(-1, 1, rows.kernel, columns.kernel)
-    return d_x, d_weight, grad.sum((0, 2, 3)) if needed[2] else None, None, None
+    return d_x, d_weight, sum_by_channel(grad) if needed[2] else None, None, None
 
 
 _depthwise_matrix = operation(depthwise_matrix_forward, depthwise_matrix_backward)

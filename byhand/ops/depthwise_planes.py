@@ -24,6 +24,7 @@ from torch import Tensor
 
 from byhand.ops import depthwise
 from byhand.ops.depthwise import Axis, Sides, axes
+from byhand.ops.layout import sum_by_channel
 from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
@@ -83,7 +84,7 @@ def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, r
     d_weight = None if d_factors is None else d_factors.view(len(x), *weight.shape).sum(0)
     if d_weight is not None and not math.isfinite(d_weight.sum()):
         return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
-    return d_x, d_weight, grad.sum((0, 2, 3)) if needed[2] else None, None, None
+    return d_x, d_weight, sum_by_channel(grad) if needed[2] else None, None, None
 
 
 _depthwise_planes = operation(depthwise_planes_forward, depthwise_planes_backward)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from byhand.ops import depthwise
 from byhand.ops.depthwise import Sides, axes
-from byhand.ops.layout import ENOUGH
+from byhand.ops.layout import ENOUGH, sum_by_channel
 from byhand.ops.shifts import LARGE, Meeting, Shifts, add_gradients, shifts_of, sum_of_shifted
 from byhand.ops.tape import operation
 
@@ -45,7 +45,7 @@ def depthwise_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, s
     return (
         d_x,
         d_factors.permute(2, 3, 0, 1).contiguous() if d_factors is not None else None,
-        grad.sum((0, 2, 3)) if needed[2] else None,
+        sum_by_channel(grad) if needed[2] else None,
         None,
     )
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from byhand.ops.layout import ENOUGH, batch_innermost
+from byhand.ops.layout import ENOUGH, batch_innermost, sum_by_channel
 from byhand.ops.tape import operation
 
 TALL = 32  # rows of a product from which on it is no longer thin
@@ -116,7 +116,7 @@ def conv2d_rows_backward(needed, grad: Tensor, seen: Tensor, banded: Tensor, sha
     if needed[1]:
         d_weight = gather(band_gradient(g, seen, plan), plan)
     if needed[2]:
-        d_bias = g.sum((0, 1, 3))
+        d_bias = sum_by_channel(grad)
     return d_input, d_weight, d_bias, None
 
 

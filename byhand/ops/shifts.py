@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from byhand.ops.depthwise import Axis, Sides, axes
-from byhand.ops.layout import ENOUGH, is_batch_innermost
+from byhand.ops.layout import ENOUGH, is_batch_innermost, sum_by_channel
 from byhand.ops.tape import operation
 
 WIDE = 12  # channels from which on the products of single places are worth while
@@ -169,7 +169,7 @@ def conv2d_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, shif
     return (
         d_x,
         d_kernels.permute(2, 3, 0, 1).contiguous() if d_kernels is not None else None,
-        grad.sum((0, 2, 3)) if needed[2] else None,
+        sum_by_channel(grad) if needed[2] else None,
         None,
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from byhand.ops import rows
 from byhand.ops.activations import gate_
+from byhand.ops.layout import sum_by_channel
 from byhand.ops.linear import linear_backward, linear_forward
 from byhand.ops.pooling import sum_of
 from byhand.ops.tape import operation
@@ -71,7 +72,7 @@ def conv_relu_avg_pool_backward(needed, grad: Tensor, pixels: Tensor, banded: Te
         if needed[1]:
             d_banded += rows.band_gradient(g, rows.windows(pixels[seen], part), part)
         if needed[2]:
-            d_bias += g.sum((0, 1, 3))
+            d_bias += sum_by_channel(g.permute(3, 2, 0, 1))
         if d_pixels is not None:
             rows.fold(d_pixels[seen], rows.windows_gradient(g, banded, part), part)
     d_input = None if d_pixels is None else d_pixels.permute(3, 2, 0, 1)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from byhand.errors import SettingsError, ShapeError
 from byhand.ops.convolution import Pair, fold, pair, windows
+from byhand.ops.layout import sum_by_channel
 from byhand.ops.tape import operation
 
 
@@ -83,7 +84,7 @@ def conv_transpose2d_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, s
         if needed[1]:
             d_weight = (x.reshape(B, groups, C // groups, H * W) @ columns.mT).sum(0).view(weight.shape)
     if needed[2]:
-        d_bias = grad.sum((0, 2, 3))
+        d_bias = sum_by_channel(grad)
     return d_input, d_weight, d_bias, None, None, None, None, None, None
 
 

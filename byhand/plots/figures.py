@@ -261,7 +261,7 @@ def write_figure(figure: Figure, path: Path) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise RunError(
-            f"cannot write {path}: {error.strerror or error}; free the disk or choose another --runs-dir"
+            f"cannot write {path}: {error.strerror or error}; free the disk or write into another directory"
         ) from error
     return path
 
