@@ -4,6 +4,8 @@
 build of torch from PyPI.
 """
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,8 @@ from byhand import by_hand, ops
 try:
     import torchvision
     from torchvision.models import detection
+    from torchvision.models.detection import _utils as detection_utils
+    from torchvision.models.detection import anchor_utils, image_list, roi_heads
 except Exception as error:  # of many kinds: a missing package, a library, an operator
     pytest.skip(f"torchvision cannot be imported: {error}", allow_module_level=True)
 
@@ -184,8 +188,62 @@ def test_regions_are_pooled_and_aligned_as_in_torchvision(sampling_ratio, aligne
     assert torch.equal(ops.roi_pool(x, rois, (5, 7), 1 / 16), torchvision.ops.roi_pool(x, rois, (5, 7), 1 / 16))
 
 
-def test_overlaps_are_those_of_torchvision():
+@pytest.mark.parametrize("seed", range(5))
+def test_operations_on_boxes_are_those_of_torchvision(seed):
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (random_boxes(number, 100, generator) - 10 for number in (50, 60))
+    for name in ("box_iou", "generalized_box_iou"):
+        torch.testing.assert_close(getattr(ops, name)(a, b), getattr(torchvision.ops, name)(a, b))
+    for before, after in itertools.product(("xyxy", "xywh", "cxcywh"), repeat=2):
+        torch.testing.assert_close(
+            ops.box_convert(a, before, after), torchvision.ops.box_convert(a, before, after), msg=f"{before} {after}"
+        )
+    torch.testing.assert_close(ops.box_area(a), torchvision.ops.box_area(a))
+    assert torch.equal(ops.clip_boxes_to_image(a, (70, 40)), torchvision.ops.clip_boxes_to_image(a, (70, 40)))
+    assert torch.equal(ops.remove_small_boxes(a, 9.0), torchvision.ops.remove_small_boxes(a, 9.0))
+    classes, scores = torch.randint(0, 4, (60,), generator=generator), torch.rand(60, generator=generator)
+    assert torch.equal(ops.batched_nms(b, scores, classes, 0.3), torchvision.ops.batched_nms(b, scores, classes, 0.3))
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
+def test_offsets_and_matches_are_those_of_torchvision(weights):
     generator = torch.Generator().manual_seed(0)
-    a, b = random_boxes(50, 100, generator), random_boxes(60, 100, generator)
-    torch.testing.assert_close(ops.box_iou(a, b), torchvision.ops.box_iou(a, b))
-    torch.testing.assert_close(ops.generalized_box_iou(a, b), torchvision.ops.generalized_box_iou(a, b))
+    truth, proposals = random_boxes(80, 200, generator), random_boxes(80, 200, generator)
+    coder = detection_utils.BoxCoder(weights)
+    torch.testing.assert_close(
+        ops.encode_boxes(truth, proposals, weights), coder.encode_single(truth, proposals), rtol=1e-4, atol=1e-4
+    )
+    offsets = 8 * torch.randn(80, 4 * 3, generator=generator)  # some reach the clamp
+    torch.testing.assert_close(
+        ops.decode_boxes(offsets, proposals, weights), coder.decode_single(offsets, proposals), rtol=1e-4, atol=1e-3
+    )
+    iou = ops.box_iou(truth[:6], proposals)
+    for high, low, best_too in ((0.7, 0.3, True), (0.5, 0.5, False)):
+        matcher = detection_utils.Matcher(high, low, best_too)
+        assert torch.equal(ops.match_boxes(iou, high, low, best_too), matcher(iou))
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4])
+@pytest.mark.parametrize("sampling_ratio", [-1, 2])
+def test_regions_on_a_pyramid_are_those_of_torchvision(levels, sampling_ratio):
+    generator = torch.Generator().manual_seed(0)
+    maps = {str(k): torch.randn(2, 3, 64 >> k, 80 >> k, generator=generator) for k in range(levels)}
+    boxes, sizes = [random_boxes(number, 250, generator) for number in (20, 1)], [(256, 320), (200, 310)]
+    pooler = torchvision.ops.MultiScaleRoIAlign(list(maps), 7, sampling_ratio)
+    mine = ops.multiscale_roi_align(maps, boxes, (7, 7), sampling_ratio, sizes)
+    torch.testing.assert_close(mine, pooler(maps, boxes, sizes), rtol=1e-4, atol=1e-5)
+
+
+def test_anchors_and_pasted_masks_are_those_of_torchvision():
+    generator = torch.Generator().manual_seed(0)
+    sizes, ratios, grids = ((16, 32), (64,)), ((0.5, 1.0, 2.0), (1.0,)), [(7, 9), (3, 4)]
+    images = image_list.ImageList(torch.zeros(1, 3, 113, 150), [(113, 150)])
+    expected = anchor_utils.AnchorGenerator(sizes, ratios)(images, [torch.zeros(1, 1, *grid) for grid in grids])[0]
+    assert torch.equal(ops.anchor_boxes(sizes, ratios, (113, 150), grids), expected)
+    masks, boxes = (
+        torch.rand(30, 1, 28, 28, generator=generator),
+        random_boxes(30, 60, generator) - 5,
+    )  # all touch the image, as they must there
+    torch.testing.assert_close(
+        ops.paste_masks_in_image(masks, boxes, (70, 80)), roi_heads.paste_masks_in_image(masks, boxes, (70, 80))
+    )
