@@ -423,8 +423,13 @@ def test_the_batch_innermost_keeps_the_images_and_only_moves_them_in_memory(shap
     assert batch_innermost(moved) is moved
 
 
-@pytest.mark.parametrize("shape", [(16, 3, 5, 4), (1, 2, 3, 3), (3, 1, 1, 1), (0, 2, 3, 3), (4, 2, 0, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(16, 3, 5, 4), (4, 3, 5, 4), (1, 2, 3, 3), (3, 1, 1, 1), (0, 2, 3, 3), (4, 2, 0, 3)], ids=str
+)
 def test_the_sum_of_a_channel_is_the_same_whatever_the_layout(shape):
     x = random(*shape)
     for images in (x, batch_innermost(x), x.to(memory_format=torch.channels_last), x[..., ::2]):
         torch.testing.assert_close(sum_by_channel(images), images.transpose(0, 1).flatten(1).sum(1))
+    half = torch.full((3, 2, 100, 100), 8.0, dtype=torch.float16)  # 80,000 an image, more than float16 holds
+    half[1:] = -4
+    assert sum_by_channel(batch_innermost(half)).tolist() == [0, 0]

@@ -146,6 +146,23 @@ def test_a_pixel_and_a_gradient_that_are_no_number_spoil_their_own_windows_alone
     torch.testing.assert_close(one, other, equal_nan=True)
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_weight_that_is_no_number_spoils_what_it_is_multiplied_with_alone(value, way, monkeypatch):
+    go(way, monkeypatch)
+    # In float64 torch multiplies the zeros of padding too.
+    x, weight = random(2, 3, 9, 7, dtype=torch.float32), random(3, 1, 3, 3, dtype=torch.float32, seed=1)
+    settings = {"padding": 1, "groups": 3}
+    weight[1, 0, 0, 2] = value  # of the pixel above at the right, which the last column and the first row do not have
+    mine, theirs = ([t.clone().requires_grad_() for t in (x, weight)] for _ in range(2))
+    y, expected = ops.conv2d(*mine, **settings), F.conv2d(*theirs, **settings)
+    assert int(expected.isfinite().sum()) == y.numel() - 2 * 8 * 6
+    torch.testing.assert_close(y, expected, equal_nan=True)
+    grad = random(*y.shape, dtype=torch.float32, seed=2)
+    one, other = torch.autograd.grad(y, mine, grad), torch.autograd.grad(expected, theirs, grad)
+    torch.testing.assert_close(one, other, equal_nan=True)
+
+
 def test_the_gradient_of_the_weight_is_the_same_whether_that_of_the_image_is_asked_for_or_not(monkeypatch):
     weight, settings = random(3, 1, 3, 3, seed=1).requires_grad_(), {"padding": 1, "groups": 3}
     grad = random(2, 3, 7, 7, seed=2)
@@ -229,12 +246,15 @@ def test_one_group_a_channel_goes_this_way_and_others_do_not(monkeypatch):
     assert node(4, 4, 2) == node(4, 4, 1) == node(1, 4, 1) == "conv2dBackward"
 
 
-def test_where_products_are_not_quick_bands_are_left_to_strides(monkeypatch):
-    monkeypatch.setattr(depthwise_bands, "WORTH", 1.5)
+def test_where_products_are_not_quick_planes_go_before_bands_and_a_product_before_them(monkeypatch):
+    for name, value in {"WORTH": 1.5, "WORTH_STRIDED": 25}.items():
+        monkeypatch.setattr(depthwise_bands, name, value)
     monkeypatch.setattr(depthwise_matrix, "LARGEST", 9_700)
     assert node(4, 4, 4, batch=32, size=12, padding=1) == "depthwise_planesBackward"
     assert node(4, 4, 4, batch=32, size=28, padding=1, stride=2) == "depthwise_bandsBackward"
     assert node(4, 4, 4, batch=32, size=14, padding=1, stride=2) == "depthwise_matrixBackward"
+    assert node(4, 4, 4, batch=4, size=75, padding=1, stride=2) == "depthwise_bandsBackward"
+    assert node(4, 4, 4, batch=4, size=76, padding=1, stride=2) == "depthwise_shiftsBackward"
 
 
 def test_a_batch_comes_out_with_the_examples_innermost_and_a_few_images_as_they_came_in():

@@ -236,6 +236,13 @@ def test_soft_suppression_by_hand():
     assert scores.tolist() == pytest.approx([0.8, 0.9, 0.5])
 
 
+def test_the_threshold_may_be_a_number_of_any_kind():
+    boxes, scores = torch.tensor([[0, 0, 10, 1], [0, 0, 5, 1], [0, 0, 2, 1.0]]), torch.tensor([1.0, 0.5, 0.2])
+    for of_boxes in (boxes, boxes.double()):
+        for threshold in (torch.tensor(0.4), np.float32(0.4), np.float64(0.4), 0.4):
+            assert ops.nms(of_boxes, scores, threshold).tolist() == [0, 2]
+
+
 def test_what_does_not_fit_is_refused():
     boxes, scores = torch.zeros(3, 4), torch.zeros(3)
     assert_refused(ShapeError, lambda: ops.nms(boxes, scores[:2], 0.5), (3, 4), (2,))

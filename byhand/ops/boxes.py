@@ -39,9 +39,9 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """
     a, b = rows_and_area(boxes1), rows_and_area(boxes2)
     inter, union = overlap_and_union(a, b)
-    width = torch.maximum(a[2][:, None], b[2]) - torch.minimum(a[0][:, None], b[0])
-    height = torch.maximum(a[3][:, None], b[3]) - torch.minimum(a[1][:, None], b[1])
-    hull = width * height
+    x1, y1, x2, y2, _ = a.unsqueeze(2).unbind()
+    u1, v1, u2, v2, _ = b.unbind()
+    hull = (torch.maximum(x2, u2) - torch.minimum(x1, u1)) * (torch.maximum(y2, v2) - torch.minimum(y1, v1))
     return _share(inter, union) - _share(hull - union, hull)
 
 

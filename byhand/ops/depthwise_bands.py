@@ -28,7 +28,7 @@ from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
 BLOCK = 1 << 20  # numbers of the images that go through at once: 4 MB of float32
-# Products an output and place of the kernel up to which it is sooner.
+# Products for each output and each place of the kernel up to which it is sooner, with a stride of 1 and with another.
 WORTH, WORTH_STRIDED = (8, 40) if QUICK_PRODUCTS else (1.5, 25)
 ENOUGH = 4  # bands of all images, for each column of T, from which on it is worth making T
 
@@ -57,7 +57,7 @@ class Bands(NamedTuple):
 
 
 def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int], sides: Sides, dilation: tuple[int, int]) -> bool:
-    """Whether it computes soonest: images that are not wide, and enough of them to be worth a matrix."""
+    """Whether it computes soonest, of images ``one_after_another``: not wide ones, and enough to be worth a matrix."""
     if not len(x):
         return False
     rows, columns = axes(x, weight, stride, sides, dilation)

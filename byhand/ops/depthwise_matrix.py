@@ -22,13 +22,13 @@ from byhand.ops.depthwise import QUICK_PRODUCTS, Axis, Sides, axes
 from byhand.ops.layout import by_channel, sum_by_channel
 from byhand.ops.tape import operation
 
-# Entries of a T up to which it is worth while: 9 × 9 pixels, or with a stride of 2 14 × 14, where bands are not sooner.
+# Entries of a T up to which it is worth while: 9 × 9 pixels; with a stride of 2, 12 × 12 or 14 × 14.
 LARGEST = 7_000 if QUICK_PRODUCTS else 9_700
 EACH = 400  # entries for which each image of the batch makes up: all of them are written, whatever the batch
 
 
 def worthwhile(x: Tensor, stride: tuple[int, int]) -> bool:
-    """Whether it computes soonest: small images, and enough of them."""
+    """Whether it computes soonest, of images ``one_after_another``: small ones, and enough of them."""
     entries = x.shape[2:].numel() ** 2 // (stride[0] * stride[1])
     return entries <= min(LARGEST, EACH * len(x))
 

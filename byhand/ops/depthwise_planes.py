@@ -11,7 +11,8 @@ the last for a row of the kernel in one matrix product a plane: x moved by u, ti
 
 As many planes go through at once as stay in the processor's cache, of whatever channels and images they are.
 
-Equal to the way of ``byhand.ops.depthwise`` up to rounding.
+Equal to the way of ``byhand.ops.depthwise`` up to rounding; where a weight or its gradient is not finite, that way is
+taken.
 """
 
 import math
@@ -52,11 +53,13 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides,
 
 
 def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):
+    if not math.isfinite(weight.sum()):  # zeros beside the image would become NaN
+        return depthwise.depthwise_conv2d_forward(x, weight, bias, rows, columns)
     y = x.new_empty(*x.shape[:2], rows.places, columns.places)
     factors, pixels, outputs = _factors(weight, len(x)), _planes(x), _planes(y)
     begin = x.new_zeros(len(pixels), 1) if bias is None else bias.expand(len(x), -1).reshape(-1, 1)
     moves, runs, _ = _moves_and_runs(rows, columns)
-    for some, (room,) in _blocks(pixels, 1):
+    for some, room in _blocks(pixels, 1):
         seen, spare = pixels[some], room[:, 0]
         moved = ((v, _move(seen, shift, columns.size, spare) if shift else seen) for v, shift in moves)
         _add_up(outputs[some], begin[some], moved, factors[:, some], runs)
@@ -64,18 +67,18 @@ def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, row
 
 
 def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, rows: Axis, columns: Axis):
+    if not any(needed[:2]) or not math.isfinite(weight.sum()):
+        return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
     factors, pixels, gradients = _factors(weight, len(x)), _planes(x), _planes(grad)
     moves, runs, back = _moves_and_runs(rows, columns)
-    if not any(needed[:2]):
-        moves = ()
     d_x = x.new_empty(x.shape) if needed[0] else None
     # of each plane alone: those of a channel are added up at the end
     d_factors = x.new_zeros(len(pixels), len(factors)) if needed[1] else None
-    for some, (room,) in _blocks(gradients, len(moves)):
+    for some, room in _blocks(gradients, len(moves)):
         by_move = [(v, _move(gradients[some], -shift, columns.size, room[:, k])) for k, (v, shift) in enumerate(moves)]
         if d_x is not None:
             _add_up(_planes(d_x)[some], x.new_zeros(()), by_move, factors[:, some], back)
-        if d_factors is not None and moves:
+        if d_factors is not None:
             made = x.new_empty(len(room), 1, len(moves))  # in its own precision, whatever autocast
             for run in runs:
                 seen = pixels[some, None, run.pixel : run.pixel + run.length]
@@ -101,13 +104,13 @@ def _factors(weight: Tensor, images: int) -> Tensor:
     return by_place[:, None].expand(-1, images, -1).reshape(len(by_place), -1, 1)
 
 
-def _blocks(planes: Tensor, *copies: int) -> Iterator[tuple[slice, list[Tensor]]]:
-    """A few of the planes after the other, each time with room for copies of them, (planes, how many, numbers)."""
+def _blocks(planes: Tensor, copies: int) -> Iterator[tuple[slice, Tensor]]:
+    """A few of the planes after the other, each time with room for copies of them, (planes, copies, numbers)."""
     step = max(BLOCK * torch.get_num_threads() // max(planes.shape[1], 1), 1)
-    some_rooms = rooms(planes, *((min(step, len(planes)), number, planes.shape[1]) for number in copies))
+    (room,) = rooms(planes, (min(step, len(planes)), copies, planes.shape[1]))
     for start in range(0, len(planes), step):
         some = slice(start, min(start + step, len(planes)))
-        yield some, [room[: some.stop - start] for room in some_rooms]
+        yield some, room[: some.stop - start]
 
 
 def _move(planes: Tensor, shift: int, width: int, room: Tensor) -> Tensor:
@@ -125,32 +128,30 @@ def _move(planes: Tensor, shift: int, width: int, room: Tensor) -> Tensor:
 def _add_up(out: Tensor, begin: Tensor, moved: Iterable[tuple[int, Tensor]], factors: Tensor, runs: Sequence[Run]):
     """Write begin + Σ w[u, v] · (planes moved by v and u) into ``out``, of the planes moved by each v."""
     each, parts = factors.unbind(), [out.narrow(1, run.output, run.length) for run in runs]
-    written = False
+    fresh = bool(runs) and runs[0].length == out.shape[1]  # then the first term writes all of it
+    if not fresh:
+        out.copy_(begin)
     for v, planes in moved:
         for run, part in zip(runs, parts, strict=True):
             seen, factor = planes.narrow(1, run.pixel, run.length), each[run.place + v]
-            if not written and run.length == out.shape[1]:
+            if fresh:
                 torch.addcmul(begin, seen, factor, out=out)
             else:
-                if not written:
-                    out.copy_(begin)
                 part.addcmul_(seen, factor)
-            written = True
-    if not written:
-        out.copy_(begin)
+            fresh = False
 
 
 @lru_cache(maxsize=64)
 def _moves_and_runs(rows: Axis, columns: Axis) -> tuple[tuple[tuple[int, int], ...], tuple[Run, ...], tuple[Run, ...]]:
     """The columns of the kernel that see any pixels and by how many columns each moves the planes, and the runs.
 
-    The runs once as the outputs see the pixels, and once turned over. First those of whole planes, which begin a sum.
+    The runs once as the outputs see the pixels, and once turned over; the longest first, none if no column sees any.
     """
     seeing = [v for v in range(columns.kernel) if columns.moved(v, 0, columns.places) is not None]
     runs = []
     for u in range(rows.kernel):
         moved = rows.moved(u, 0, rows.places)
-        if moved is not None:
+        if moved is not None and seeing:
             outputs, seen = moved
             length = (outputs.stop - outputs.start) * columns.size
             runs.append(Run(u * columns.kernel, outputs.start * columns.size, seen.start * columns.size, length))

@@ -5,8 +5,11 @@ channel is one run of memory, so that each place costs one multiply-add along lo
 
     y += w[u, v] · (x shifted),   ∂L/∂x += w[u, v] · (g shifted back),   ∂L/∂w[u, v] = Σ g · (x shifted).
 
-Equal to the way of ``byhand.ops.depthwise`` up to rounding.
+Equal to the way of ``byhand.ops.depthwise`` up to rounding; where a weight or its gradient is not finite, that way is
+taken.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -21,7 +24,7 @@ BLOCK = 3 << 16  # numbers of images and outputs that go through at once, for ea
 
 
 def worthwhile(x: Tensor) -> bool:
-    """Whether shifts compute it soonest: images of some size, or a few."""
+    """Whether shifts compute it soonest, of images ``one_after_another``: of some size, or a few."""
     return len(x) < ENOUGH or x.shape[2:].numel() >= LARGE
 
 
@@ -31,16 +34,20 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides,
 
 
 def depthwise_shifts_forward(x: Tensor, weight: Tensor, bias: Tensor | None, shifts: Shifts):
+    if not math.isfinite(weight.sum()):  # zeros beside the image would become NaN
+        return depthwise.depthwise_conv2d_forward(x, weight, bias, shifts.rows, shifts.columns)[0], (x, weight, shifts)
     step = shifts.step(x, len(weight), BLOCK * torch.get_num_threads())
     return sum_of_shifted(x, _factors(weight), bias, shifts, step, _DEPTHWISE), (x, weight, shifts)
 
 
 def depthwise_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, shifts: Shifts):
+    if not math.isfinite(weight.sum()):
+        return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, shifts.rows, shifts.columns)[:4]
     step, factors = shifts.step(x, len(weight), BLOCK * torch.get_num_threads()), _factors(weight)
     d_x = x.new_empty(x.shape) if needed[0] else None
     d_factors = torch.zeros_like(factors) if needed[1] else None
     add_gradients(d_x, d_factors, grad, x, factors, shifts, step, _DEPTHWISE)
-    if d_factors is not None and not bool(d_factors.sum().isfinite()):  # zeros at the sides times infinity
+    if d_factors is not None and not math.isfinite(d_factors.sum()):  # zeros at the sides times infinity
         return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, shifts.rows, shifts.columns)[:4]
     return (
         d_x,

@@ -3,10 +3,11 @@
 Greedy suppression goes through the boxes in order of score, keeps one unless a better box that was kept overlaps it too
 much, and so looks like a loop over boxes. Here it is a loop over blocks of boxes:
 
-1. Take the best boxes that are left, a block, and the matrix of who would suppress whom among them. The best stays and
-   strikes its row of the matrix, the best left stays and strikes its own, and so on: a row is one long integer, and
-   struck in one operation.
-2. Whatever the kept ones of the block suppress among all later boxes goes, in one matrix.
+1. Take the best boxes that are left, a block, and the matrix of who would spare whom among them. The best stays and
+   leaves those that its row of the matrix spares, the best of them stays, and so on: a row is one long integer, and all
+   that it does not spare is struck in one operation.
+2. Whatever the kept ones of the block suppress among all later boxes goes: those whose largest IoU with them is above
+   the threshold.
 
 Boxes of different blocks are compared only while both are left, much as in the loop.
 """
@@ -107,7 +108,7 @@ def _greedy(boxes: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
             rest, places = rest.index_select(1, left), places.index_select(0, left)
         elif len(left) < reach:
             rest = torch.cat([rest.index_select(1, left), rest[:, reach:]], 1)
-            places = torch.cat([places[left], places[reach:]])
+            places = torch.cat([places.index_select(0, left), places[reach:]])
         if groups is not None:
             groups = groups[reach - len(left) :]
         size = max(FIRST, min(2 * size, BLOCK))
@@ -117,7 +118,7 @@ def _greedy(boxes: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
 def _comparable(rows: Tensor) -> Tensor:
     """``rows_and_area`` (5, N) in which a box that can overlap nothing is a point of area 1, so that no IoU is NaN.
 
-    The union of two boxes is at least the larger one: above 0 and finite, if areas are.
+    If areas are above 0 and finite, the overlap of two boxes is finite and their union above 0.
     """
     area = rows[4]
     if not len(area) or (area.amin().item() > 0 and area.amax().item() < math.inf):
@@ -138,6 +139,7 @@ def _spares(threshold: float, dtype: torch.dtype) -> Callable[[np.ndarray], np.n
     The threshold is a double, IoU may be float32: where its nearest float32 lies above it (0.3 does), an IoU of
     exactly that float32 is larger than the threshold.
     """
+    threshold = float(threshold)
     nearest = float(np.float32(threshold)) if dtype == torch.float32 else threshold
     return (lambda iou: iou < nearest) if nearest > threshold else (lambda iou: iou <= nearest)
 
