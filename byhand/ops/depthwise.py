@@ -21,6 +21,7 @@ where the output is as wide as they are, else that of ``depthwise_shifts``.
 Source: Howard et al., MobileNets (2017), section 3.1; Sandler et al., MobileNetV2 (2018), section 3.1.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -78,9 +79,13 @@ def axes(x: Tensor, weight: Tensor, stride, sides: Sides, dilation) -> tuple[Axi
 
 
 def one_after_another(x: Tensor, weight: Tensor) -> bool:
-    """Whether images lie one after the other on a CPU, with one kernel a channel: then there are sooner ways."""
+    """Whether images lie one after the other on a CPU, with one finite kernel a channel: then there are sooner ways.
+
+    They multiply zeros, of padding or of matrices, which a weight that is infinite would turn into NaN.
+    """
     exact = x.dtype in (torch.float32, torch.float64)  # half precision would round the sum at each place
-    return exact and x.device.type == "cpu" and len(weight) == x.shape[1] and not is_batch_innermost(x)
+    fits = exact and x.device.type == "cpu" and len(weight) == x.shape[1] and not is_batch_innermost(x)
+    return fits and math.isfinite(weight.detach().sum())
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding: Sides, dilation):

@@ -11,8 +11,7 @@ the last for a row of the kernel in one matrix product a plane: x moved by u, ti
 
 As many planes go through at once as stay in the processor's cache, of whatever channels and images they are.
 
-Equal to the way of ``byhand.ops.depthwise`` up to rounding; where a weight or its gradient is not finite, that way is
-taken.
+Equal to the way of ``byhand.ops.depthwise`` up to rounding; where a weight's gradient is not finite, that way is taken.
 """
 
 import math
@@ -53,8 +52,6 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides,
 
 
 def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):
-    if not math.isfinite(weight.sum()):  # zeros beside the image would become NaN
-        return depthwise.depthwise_conv2d_forward(x, weight, bias, rows, columns)
     y = x.new_empty(*x.shape[:2], rows.places, columns.places)
     factors, pixels, outputs = _factors(weight, len(x)), _planes(x), _planes(y)
     begin = x.new_zeros(len(pixels), 1) if bias is None else bias.expand(len(x), -1).reshape(-1, 1)
@@ -67,7 +64,7 @@ def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, row
 
 
 def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, rows: Axis, columns: Axis):
-    if not any(needed[:2]) or not math.isfinite(weight.sum()):
+    if not any(needed[:2]):
         return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
     factors, pixels, gradients = _factors(weight, len(x)), _planes(x), _planes(grad)
     moves, runs, back = _moves_and_runs(rows, columns)

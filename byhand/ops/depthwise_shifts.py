@@ -5,8 +5,7 @@ channel is one run of memory, so that each place costs one multiply-add along lo
 
     y += w[u, v] · (x shifted),   ∂L/∂x += w[u, v] · (g shifted back),   ∂L/∂w[u, v] = Σ g · (x shifted).
 
-Equal to the way of ``byhand.ops.depthwise`` up to rounding; where a weight or its gradient is not finite, that way is
-taken.
+Equal to the way of ``byhand.ops.depthwise`` up to rounding; where a weight's gradient is not finite, that way is taken.
 """
 
 import math
@@ -34,15 +33,11 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides,
 
 
 def depthwise_shifts_forward(x: Tensor, weight: Tensor, bias: Tensor | None, shifts: Shifts):
-    if not math.isfinite(weight.sum()):  # zeros beside the image would become NaN
-        return depthwise.depthwise_conv2d_forward(x, weight, bias, shifts.rows, shifts.columns)[0], (x, weight, shifts)
     step = shifts.step(x, len(weight), BLOCK * torch.get_num_threads())
     return sum_of_shifted(x, _factors(weight), bias, shifts, step, _DEPTHWISE), (x, weight, shifts)
 
 
 def depthwise_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, shifts: Shifts):
-    if not math.isfinite(weight.sum()):
-        return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, shifts.rows, shifts.columns)[:4]
     step, factors = shifts.step(x, len(weight), BLOCK * torch.get_num_threads()), _factors(weight)
     d_x = x.new_empty(x.shape) if needed[0] else None
     d_factors = torch.zeros_like(factors) if needed[1] else None
