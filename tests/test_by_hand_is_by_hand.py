@@ -38,6 +38,7 @@ SHAPES |= {
     "alias",
     "detach",
     "split",
+    "split_with_sizes",
     "unbind",
     "select_backward",
     "slice_backward",
@@ -46,6 +47,8 @@ MEMORY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_stride
 MEMORY |= {"ones_like", "ones", "full", "full_like", "new_full", "scalar_tensor", "fill", "zero", "copy", "clone"}
 MEMORY |= {"_to_copy", "_local_scalar_dense", "lift_fresh", "item", "resize"}
 MEMORY |= {"_sparse_coo_tensor_with_dims_and_tensors"}  # a matrix written down by its entries that are not zero
+# Two numbers that stand side by side, taken apart and put together as the halves of one that is twice as large.
+MEMORY |= {"bitwise_right_shift", "view_as_complex", "complex"}
 RANDOM = {"bernoulli"}
 ALLOWED = ARITHMETIC | ROUNDING | PRODUCTS | REDUCTIONS | COMPARISON | ANALYSIS | INDEXING | SHAPES | MEMORY | RANDOM
 
@@ -214,6 +217,8 @@ def test_the_remaining_operations_are_nothing_but_arithmetic():
         lambda: byhand.ops.stochastic_depth(leaf(3, 4), 0.5, "row"),
         lambda: byhand.ops.conv2d(leaf(2, 3, 5, 5), leaf(6, 1, 3, 3), leaf(6), groups=3),
         lambda: byhand.ops.conv2d(leaf(16, 3, 5, 5), leaf(3, 1, 3, 3), padding=1, groups=3),
+        lambda: byhand.ops.conv2d(leaf(2, 3, 40, 40), leaf(3, 1, 3, 3), leaf(3), padding=1, groups=3),
+        lambda: byhand.ops.conv2d(leaf(2, 3, 40, 40), leaf(3, 1, 3, 3), None, 2, 1, groups=3),
         lambda: byhand.ops.conv_transpose2d(leaf(2, 4, 3, 3), leaf(4, 2, 3, 3), leaf(4), 2, 1, 1, groups=2),
         lambda: byhand.ops.batch_norm(leaf(4, 2, 3, 3), None, None, leaf(2), leaf(2), training=True),
         lambda: byhand.ops.batch_norm(leaf(4, 2), leaf(2).detach(), torch.ones(2), leaf(2)),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from byhand import ops, prove
-from byhand.ops import depthwise, depthwise_bands, depthwise_matrix, depthwise_planes, depthwise_shifts
+from byhand.ops import depthwise, depthwise_matrix, depthwise_planes
 from byhand.ops.layout import batch_innermost
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -45,17 +45,13 @@ def depthwise_convolutions(draw):
     }
 
 
-WAYS = ["one product", "bands", "planes", "shifts"]  # for images that lie one after the other
+WAYS = ["one product", "planes"]  # for images that lie one after the other
 
 
 def go(way, patch):
-    """Have those that can go this way do so, and the others the next that they can."""
-    patch.setattr(depthwise_matrix, "EACH", 10**6 if way == "one product" else 0)
-    patch.setattr(depthwise_bands, "ENOUGH", 0 if way == "bands" else 10**6)
-    patch.setattr(depthwise_bands, "WORTH", 10**6)
-    patch.setattr(depthwise_bands, "WORTH_STRIDED", 10**6)
-    if way == "shifts":
-        patch.setattr(depthwise_planes, "worthwhile", lambda *_: False)
+    """Have those that can go either way go this one."""
+    patch.setattr(depthwise_matrix, "ENTRIES", 10**9 if way == "one product" else -1)
+    patch.setattr(depthwise_matrix, "TINY", -1)
 
 
 @drawn
@@ -79,9 +75,6 @@ def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
     bias = (random(case["weight"][0], dtype=dtype, seed=2),) if with_bias else ()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(depthwise, "BLOCK", 300)  # a row or two, so that small images have several blocks
-        patch.setattr(depthwise_shifts, "BLOCK", 150)  # an image or two
-        patch.setattr(depthwise_shifts, "LARGE", 20)
-        patch.setattr(depthwise_bands, "BLOCK", 300)  # a channel or two
         patch.setattr(depthwise_planes, "BLOCK", 30)  # a plane or two
         go(way, patch)
         assert_agree(conv(ops.conv2d, **case["settings"]), conv(F.conv2d, **case["settings"]), x, weight, *bias)
@@ -144,6 +137,26 @@ def test_a_pixel_and_a_gradient_that_are_no_number_spoil_their_own_windows_alone
     grad[0, 2, 1, 1] = value  # of the weight torch's gradient has such a number times the zeros of padding as well
     one, other = torch.autograd.grad(y, mine[0], grad)[0], torch.autograd.grad(expected, theirs[0], grad)[0]
     torch.testing.assert_close(one, other, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [12, 13])
+@pytest.mark.parametrize("stride", [(2, 2), (1, 2), (3, 2), (2, 1)])
+@pytest.mark.parametrize("value", [1.0, -0.0, 1e-42, torch.nan, torch.inf])
+def test_planes_cut_by_a_stride_match_torch_whatever_number_a_pixel_is(value, stride, width, dtype, monkeypatch):
+    go("planes", monkeypatch)
+    weight, settings = random(3, 1, 3, 3, dtype=dtype, seed=1), {"stride": stride, "padding": 1, "groups": 3}
+    for offset in (0, 1):  # two numbers that are read as one must lie as one would
+        x = random(2 * 3 * 11 * width + offset, dtype=dtype)[offset:].view(2, 3, 11, width)
+        x[1, 1, 4, 6:8] = value
+        mine, theirs = ([t.clone().requires_grad_() for t in (x, weight)] for _ in range(2))
+        mine[0] = x.requires_grad_()
+        y, expected = ops.conv2d(*mine, **settings), F.conv2d(*theirs, **settings)
+        assert y.grad_fn.name() == "depthwise_planesBackward"
+        torch.testing.assert_close(y, expected, equal_nan=True)
+        grad = random(*y.shape, dtype=dtype, seed=2)
+        one, other = torch.autograd.grad(y, mine, grad), torch.autograd.grad(expected, theirs, grad)
+        torch.testing.assert_close(one, other, equal_nan=True)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -230,31 +243,16 @@ def node(channels, outputs, groups, batch=2, size=5, layout=lambda x: x, padding
     return ops.conv2d(layout(x).requires_grad_(), weight, None, stride, padding, 1, groups).grad_fn.name()
 
 
-def test_one_group_a_channel_goes_this_way_and_others_do_not(monkeypatch):
-    monkeypatch.setattr(depthwise_bands, "WORTH", 8)  # as with AVX-512
-
-    assert node(4, 4, 4, batch=1) == node(4, 4, 4, size=10) == "depthwise_shiftsBackward"
-    assert node(4, 4, 4, batch=32, size=60) == "depthwise_shiftsBackward"
-    assert node(4, 4, 4, batch=1, padding=1) == node(4, 4, 4, size=10, padding=(0, 1)) == "depthwise_planesBackward"
-    assert node(4, 4, 4, batch=32, size=60, padding=1) == "depthwise_planesBackward"
-    assert node(4, 4, 4, batch=32, size=12, padding=1) == node(4, 4, 4, batch=16, size=10) == "depthwise_bandsBackward"
-    assert node(4, 4, 4, batch=32, size=12, padding=1, layout=batch_innermost) == "depthwise_conv2dBackward"
-    assert node(4, 4, 4) == node(4, 4, 4, batch=64) == node(4, 4, 4, batch=32, size=9) == "depthwise_matrixBackward"
+def test_one_group_a_channel_goes_this_way_and_others_do_not():
+    assert node(4, 4, 4) == node(4, 4, 4, batch=1) == node(4, 4, 4, batch=32, size=9) == "depthwise_matrixBackward"
+    assert node(4, 4, 4, batch=64, size=19) == node(4, 4, 4, size=28, stride=2) == "depthwise_matrixBackward"
+    assert node(4, 4, 4, batch=64, size=20) == node(4, 4, 4, size=29, stride=2) == "depthwise_planesBackward"
+    assert node(600, 600, 600, batch=64, size=7) == "depthwise_matrixBackward"
+    assert node(600, 600, 600, batch=63, size=7) == node(600, 600, 600, batch=64, size=8) == "depthwise_planesBackward"
     assert node(4, 8, 4) == node(4, 8, 4, batch=16) == "depthwise_conv2dBackward"
     assert node(4, 4, 4, batch=16, size=10, layout=batch_innermost) == "depthwise_conv2dBackward"
     assert node(4, 4, 4, batch=64, layout=batch_innermost) == "depthwise_conv2dBackward"
     assert node(4, 4, 2) == node(4, 4, 1) == node(1, 4, 1) == "conv2dBackward"
-
-
-def test_where_products_are_not_quick_planes_go_before_bands_and_a_product_before_them(monkeypatch):
-    for name, value in {"WORTH": 1.5, "WORTH_STRIDED": 25}.items():
-        monkeypatch.setattr(depthwise_bands, name, value)
-    monkeypatch.setattr(depthwise_matrix, "LARGEST", 9_700)
-    assert node(4, 4, 4, batch=32, size=12, padding=1) == "depthwise_planesBackward"
-    assert node(4, 4, 4, batch=32, size=28, padding=1, stride=2) == "depthwise_bandsBackward"
-    assert node(4, 4, 4, batch=32, size=14, padding=1, stride=2) == "depthwise_matrixBackward"
-    assert node(4, 4, 4, batch=4, size=75, padding=1, stride=2) == "depthwise_bandsBackward"
-    assert node(4, 4, 4, batch=4, size=76, padding=1, stride=2) == "depthwise_shiftsBackward"
 
 
 def test_a_batch_comes_out_with_the_examples_innermost_and_a_few_images_as_they_came_in():

@@ -9,10 +9,8 @@ from torch import Tensor
 from byhand.errors import SettingsError, ShapeError
 from byhand.ops import (
     depthwise,
-    depthwise_bands,
     depthwise_matrix,
     depthwise_planes,
-    depthwise_shifts,
     rows,
     shifts,
     strips,
@@ -100,8 +98,7 @@ def conv2d(
     Y = W · columns, ∂L/∂W = G · columnsᵀ, ∂L/∂columns = Wᵀ · G, and what a column gets is added where it was cut.
     Images of many channels go the way of ``byhand.ops.shifts``, or of ``byhand.ops.strips`` if the batch is innermost
     in memory, batches of few channels that of ``byhand.ops.rows``, and kernels of one channel each that of
-    ``byhand.ops.depthwise``, ``depthwise_matrix``, ``depthwise_bands``, ``depthwise_planes`` or ``depthwise_shifts``,
-    which compute the same sooner.
+    ``byhand.ops.depthwise``, ``depthwise_matrix`` or ``depthwise_planes``, which compute the same sooner.
 
     Raises ShapeError where channels or groups do not fit or the kernel is larger than the padded input.
     """
@@ -126,12 +123,7 @@ def conv2d(
         if depthwise.one_after_another(input, weight):
             if depthwise_matrix.worthwhile(input, stride):
                 return depthwise_matrix.conv2d(input, weight, bias, stride, sides, dilation)
-            if depthwise_bands.worthwhile(input, weight, stride, sides, dilation):
-                return depthwise_bands.conv2d(input, weight, bias, stride, sides, dilation)
-            if depthwise_planes.worthwhile(weight, stride, sides, dilation):
-                return depthwise_planes.conv2d(input, weight, bias, stride, sides, dilation)
-            if depthwise_shifts.worthwhile(input):
-                return depthwise_shifts.conv2d(input, weight, bias, stride, sides, dilation)
+            return depthwise_planes.conv2d(input, weight, bias, stride, sides, dilation)
         return depthwise.conv2d(input, weight, bias, stride, sides, dilation)
     if shifts.worthwhile(input, weight, groups):
         return shifts.conv2d(input, weight, bias, stride, sides, dilation)

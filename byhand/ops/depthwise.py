@@ -13,10 +13,8 @@ a row of the output sees, whatever the place and dilation: long runs of neighbou
 
 A few rows of the output go through all places of the kernel while they are in the processor's cache.
 
-Images that lie one after the other in memory go other ways: many very small ones that of
-``byhand.ops.depthwise_matrix``, many that are not too wide that of ``depthwise_bands`` (with AVX-512 up to 36 pixels
-for 3 × 3 and a stride of 1, else up to 6; more with a stride or a larger kernel), the rest that of ``depthwise_planes``
-where the output is as wide as they are, else that of ``depthwise_shifts``.
+Images that lie one after the other in memory go other ways: small ones, few of them or of few channels, that of
+``byhand.ops.depthwise_matrix``, the rest that of ``depthwise_planes``.
 
 Source: Howard et al., MobileNets (2017), section 3.1; Sandler et al., MobileNetV2 (2018), section 3.1.
 """
@@ -33,9 +31,6 @@ from byhand.ops.tape import operation
 
 Sides = tuple[int, int, int, int]  # zeros at the left, right, top and bottom
 
-# Whether products of matrices are so quick, beside steps that go through memory, that they may multiply many zeros. All
-# limits of worthwhile() for other processors are those of one with AVX2.
-QUICK_PRODUCTS = torch.backends.cpu.get_cpu_capability() == "AVX512"
 BLOCK = 1 << 20  # numbers of the output that go through at once: 4 MB of float32
 
 

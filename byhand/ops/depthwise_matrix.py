@@ -1,4 +1,4 @@
-"""Depthwise convolution as one matrix product a channel: for many very small images that lie one after the other.
+"""Depthwise convolution as one matrix product a channel: for small images that lie one after the other.
 
 A convolution is linear, so that in each channel the outputs of all images are
 
@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 
 from byhand.ops import depthwise
-from byhand.ops.depthwise import QUICK_PRODUCTS, Axis, Sides, axes
+from byhand.ops.depthwise import Axis, Sides, axes
 from byhand.ops.layout import by_channel, sum_by_channel
 from byhand.ops.tape import operation
 
-# Entries of a T up to which it is worth while: 9 × 9 pixels; with a stride of 2, 12 × 12 or 14 × 14.
-LARGEST = 7_000 if QUICK_PRODUCTS else 9_700
-EACH = 400  # entries for which each image of the batch makes up: all of them are written, whatever the batch
+ENTRIES = 620_000  # of all T up to which it is worth while: to write them takes time whatever the batch
+TINY, MANY = 49, 64  # pixels up to which, and images from which on, it is so with any number of channels
 
 
 def worthwhile(x: Tensor, stride: tuple[int, int]) -> bool:
-    """Whether it computes soonest, of images ``one_after_another``: small ones, and enough of them."""
-    entries = x.shape[2:].numel() ** 2 // (stride[0] * stride[1])
-    return entries <= min(LARGEST, EACH * len(x))
+    """Whether it computes soonest, of images ``one_after_another``: small ones of few channels, or many tiny ones."""
+    B, C, pixels = *x.shape[:2], x.shape[2:].numel()
+    entries = C * pixels**2 // (stride[0] * stride[1])
+    return entries <= ENTRIES or (pixels <= TINY and B >= MANY)
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation):

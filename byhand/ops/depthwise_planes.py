@@ -1,13 +1,15 @@
-"""Depthwise convolution that keeps the width: the way for images that lie one after the other, (B, C, H, W).
+"""Depthwise convolution by planes: the way for images that lie one after the other, (B, C, H, W).
 
 Each channel of each image is a plane, H rows of W numbers that follow one another. What place (u, v) of the kernel sees
 from all outputs is the plane moved by some columns and some rows. Moved by columns it is a copy, with zeros for what
-would come round from the row before or after; moved by rows it is a view of that copy, which so serves all u:
+lies beside the row; moved by rows it is a view of that copy, which so serves all u:
 
     y += w[u, v] · (x moved by v and u),   ∂L/∂x += w[u, v] · (g moved back by v and u),
     ∂L/∂w[u, v] = Σ (g moved back by v) · (x moved by u),
 
-the last for a row of the kernel in one matrix product a plane: x moved by u, times g moved back by each v.
+the last, of large planes, for a row of the kernel in one matrix product: x moved by u, times g moved back by each v.
+
+A stride s cuts a plane into s · s of every s-th row and column, and each place of the kernel sees one of them.
 
 As many planes go through at once as stay in the processor's cache, of whatever channels and images they are.
 
@@ -15,8 +17,10 @@ Equal to the way of ``byhand.ops.depthwise`` up to rounding; where a weight's gr
 """
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -29,132 +33,280 @@ from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
 BLOCK = 1 << 18  # pixels that go through at once, for each thread: 1 MB of float32, and some copies of them
+LARGE = 144  # pixels from which on a matrix product of a few rows is sooner than to multiply and add up each
 
 
 class Run(NamedTuple):
-    """A row of the kernel, and the run of each plane that it sees from a run of each output."""
+    """A row of the kernel, and the rows of a cut plane that it sees from which rows of the output."""
 
-    place: int  # of its first column, counted through the kernel
-    output: int  # the first number
-    pixel: int
+    u: int
+    output: int  # the first
+    pixel: int  # the first
     length: int
 
 
-def worthwhile(weight: Tensor, stride: tuple[int, int], sides: Sides, dilation: tuple[int, int]) -> bool:
-    """Whether it can be computed so: a stride of 1, and as many columns of output as of pixels."""
-    widening = sides[0] + sides[1] - dilation[1] * (weight.shape[3] - 1)
-    return tuple(stride) == (1, 1) and widening == 0
+class Move(NamedTuple):
+    """A column of the kernel, the cut plane of which it sees pixels, and how many columns further it sees them."""
+
+    v: int
+    cut: int
+    shift: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How planes are cut and moved: cut along the columns into several, and each of them along the rows in itself.
+
+    In a cut plane the rows 0, s, 2s, … stand first, then the rows 1, 1 + s, …: its parts, of ``height`` rows each.
+    """
+
+    rows: Axis
+    columns: Axis
+
+    @cached_property
+    def uncut(self) -> bool:
+        """Whether the only cut plane is the plane itself."""
+        return (self.rows.stride, self.columns.stride) == (1, 1)
+
+    @cached_property
+    def height(self) -> int:
+        """Rows of a part."""
+        return -(-self.rows.size // self.rows.stride)
+
+    @cached_property
+    def cut(self) -> tuple[int, int]:
+        """Rows and columns of a cut plane."""
+        return self.rows.stride * self.height, -(-self.columns.size // self.columns.stride)
+
+    @cached_property
+    def room(self) -> tuple[int, int]:
+        """Rows and columns of the memory for a cut plane, or for one part of all of them."""
+        return max(self.rows.stride, self.columns.stride) * self.height, self.cut[1]
+
+    @cached_property
+    def moves(self) -> tuple[Move, ...]:
+        """Those that see any pixels, by cut planes."""
+        moves = []
+        for v in range(self.columns.kernel):
+            if self.columns.moved(v, 0, self.columns.places) is not None:
+                shift, cut = divmod(v * self.columns.dilation - self.columns.before, self.columns.stride)
+                moves.append(Move(v, cut, shift))
+        return tuple(sorted(moves, key=lambda move: move.cut))
+
+    @cached_property
+    def shifts(self) -> tuple[int, ...]:
+        """All that columns of the kernel move by."""
+        return tuple(sorted({move.shift for move in self.moves}))
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """What rows of the kernel see, the longest first."""
+        runs = []
+        for u in range(self.rows.kernel):
+            moved = self.rows.moved(u, 0, self.rows.places)
+            if moved is not None:
+                outputs, seen = moved
+                row, part = divmod(seen.start, self.rows.stride)
+                runs.append(Run(u, outputs.start, part * self.height + row, outputs.stop - outputs.start))
+        return tuple(sorted(runs, key=lambda run: -run.length))
+
+
+@lru_cache(maxsize=64)
+def plan_of(rows: Axis, columns: Axis) -> Plan:
+    """The same plan again for the same axes, with all that it once worked out."""
+    return Plan(rows, columns)
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation) -> Tensor:
-    """y[b, c, i, j] = bias[c] + Σ_{u, v} w[c, 0, u, v] x[b, c, i + u·d, j + v·d], x with zeros at its sides."""
-    return _depthwise_planes(x, weight, bias, *axes(x, weight, stride, sides, dilation))
+    """y[b, c, i, j] = bias[c] + Σ_{u, v} w[c, 0, u, v] x[b, c, i·s + u·d, j·s + v·d], x with zeros at its sides."""
+    return _depthwise_planes(x, weight, bias, plan_of(*axes(x, weight, stride, sides, dilation)))
 
 
-def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):
-    y = x.new_empty(*x.shape[:2], rows.places, columns.places)
+def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan):
+    y = x.new_empty(*x.shape[:2], plan.rows.places, plan.columns.places)
     factors, pixels, outputs = _factors(weight, len(x)), _planes(x), _planes(y)
-    begin = x.new_zeros(len(pixels), 1) if bias is None else bias.expand(len(x), -1).reshape(-1, 1)
-    moves, runs, _ = _moves_and_runs(rows, columns)
-    for some, room in _blocks(pixels, 1):
-        seen, spare = pixels[some], room[:, 0]
-        moved = ((v, _move(seen, shift, columns.size, spare) if shift else seen) for v, shift in moves)
-        _add_up(outputs[some], begin[some], moved, factors[:, some], runs)
-    return y, (x, weight, rows, columns)
+    biases = None if bias is None else bias.expand(len(x), -1).reshape(-1, 1, 1)
+    for some, (cut, spare) in _blocks(pixels, plan, (plan.cut[0], plan.columns.places)):
+        out = outputs[some]
+        _add_up(out, _terms(out, pixels[some], factors[:, some].unbind(), plan, cut, spare))
+        if biases is not None:
+            out.add_(biases[some])
+    return y, (x, weight, plan)
 
 
-def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, rows: Axis, columns: Axis):
+def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, plan: Plan):
     if not any(needed[:2]):
-        return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
+        return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, plan.rows, plan.columns)[:4]
     factors, pixels, gradients = _factors(weight, len(x)), _planes(x), _planes(grad)
-    moves, runs, back = _moves_and_runs(rows, columns)
     d_x = x.new_empty(x.shape) if needed[0] else None
     # of each plane alone: those of a channel are added up at the end
-    d_factors = x.new_zeros(len(pixels), len(factors)) if needed[1] else None
-    for some, room in _blocks(gradients, len(moves)):
-        by_move = [(v, _move(gradients[some], -shift, columns.size, room[:, k])) for k, (v, shift) in enumerate(moves)]
+    sums = x.new_zeros(*weight.shape[2:], len(pixels)) if needed[1] else None
+    shape = plan.rows.places, plan.cut[1]
+    for some, (cut, back, spare) in _blocks(pixels, plan, (len(plan.shifts), *shape), shape):
+        moved = [_move(gradients[some], -shift, back[:, k]) for k, shift in enumerate(plan.shifts)]
+        seen = [[_rows(planes, run.output, run.length) for run in plan.runs] for planes in moved]
         if d_x is not None:
-            _add_up(_planes(d_x)[some], x.new_zeros(()), by_move, factors[:, some], back)
-        if d_factors is not None:
-            made = x.new_empty(len(room), 1, len(moves))  # in its own precision, whatever autocast
-            for run in runs:
-                seen = pixels[some, None, run.pixel : run.pixel + run.length]
-                torch.bmm(seen, room.narrow(2, run.output, run.length).mT, out=made)
-                d_factors[some].narrow(1, run.place + moves[0][0], len(moves)).copy_(made[:, 0])
-    d_weight = None if d_factors is None else d_factors.view(len(x), *weight.shape).sum(0)
-    if d_weight is not None and not math.isfinite(d_weight.sum()):
-        return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, rows, columns)
-    return d_x, d_weight, sum_by_channel(grad) if needed[2] else None, None, None
+            _write_input_gradient(_planes(d_x)[some], seen, factors[:, some].unbind(), plan, cut)
+        if sums is not None:
+            if plan.uncut and pixels.shape[1:].numel() >= LARGE:
+                _write_sums_at_once(sums[:, :, some], back, pixels[some], plan)
+            else:
+                _write_sums(sums[:, :, some], seen, pixels[some], plan, cut, spare)
+    d_weight = None
+    if sums is not None:
+        d_weight = sums.view(*sums.shape[:2], len(x), -1).sum(2).permute(2, 0, 1)[:, None].contiguous()
+        if not math.isfinite(d_weight.sum()):
+            return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, plan.rows, plan.columns)[:4]
+    return d_x, d_weight, sum_by_channel(grad) if needed[2] else None, None
 
 
 _depthwise_planes = operation(depthwise_planes_forward, depthwise_planes_backward)
 
 
 def _planes(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B · C, H · W)."""
-    return x.reshape(x.shape[0] * x.shape[1], x.shape[2] * x.shape[3])
+    """(B, C, H, W) -> (B · C, H, W), one after the other in memory."""
+    return x.contiguous().flatten(0, 1)
 
 
 def _factors(weight: Tensor, images: int) -> Tensor:
-    """The weight (C, 1, kH, kW) by places, again for each image: (kH · kW, B · C, 1)."""
+    """The weight (C, 1, kH, kW) by places, again for each image: (kH · kW, B · C, 1, 1)."""
     by_place = weight.flatten(1).t()
-    return by_place[:, None].expand(-1, images, -1).reshape(len(by_place), -1, 1)
+    return by_place[:, None].expand(-1, images, -1).reshape(len(by_place), -1, 1, 1)
 
 
-def _blocks(planes: Tensor, copies: int) -> Iterator[tuple[slice, Tensor]]:
-    """A few of the planes after the other, each time with room for copies of them, (planes, copies, numbers)."""
-    step = max(BLOCK * torch.get_num_threads() // max(planes.shape[1], 1), 1)
-    (room,) = rooms(planes, (min(step, len(planes)), copies, planes.shape[1]))
+def _blocks(planes: Tensor, plan: Plan, *shapes: tuple[int, ...]) -> Iterator[tuple[slice, list[Tensor]]]:
+    """A few of the planes (N, H, W) after the other, with room for cut ones, and rooms of these shapes for each."""
+    step = max(BLOCK * torch.get_num_threads() // max(math.prod(plan.cut), 1), 1)
+    memory = rooms(planes, *((min(step, len(planes)), *shape) for shape in (plan.room, *shapes)))
     for start in range(0, len(planes), step):
         some = slice(start, min(start + step, len(planes)))
-        yield some, room[: some.stop - start]
+        yield some, [room[: some.stop - start] for room in memory]
 
 
-def _move(planes: Tensor, shift: int, width: int, room: Tensor) -> Tensor:
-    """What each pixel has ``shift`` columns to its right, zero beyond the row, written into ``room``."""
-    along, by_row = planes.shape[1] - abs(shift), room.view(len(room), -1, width)
-    if shift >= 0:
-        room.narrow(1, 0, along).copy_(planes.narrow(1, shift, along))
-        by_row.narrow(2, width - shift, shift).zero_()
+def _cut(planes: Tensor, number: int, plan: Plan, room: Tensor) -> Tensor:
+    """One of the cut planes of (N, H, W), written into ``room`` unless it is the plane itself."""
+    if plan.uncut:
+        return planes
+    cut = room[:, : plan.cut[0]]
+    for part in range(plan.rows.stride):
+        rows = planes[:, part :: plan.rows.stride]
+        out = cut[:, part * plan.height :][:, : rows.shape[1]]
+        if _in_pairs(planes, plan) and planes.dtype is torch.float32:
+            # Half of the time: two numbers are one of twice the size, the first of them its low half.
+            pairs, out = rows.view(torch.int64), out.view(torch.int32)
+            torch.bitwise_right_shift(pairs, 32, out=out) if number else out.copy_(pairs)
+        else:
+            seen = rows[:, :, number :: plan.columns.stride]
+            out[:, :, : seen.shape[2]] = seen
+            out[:, :, seen.shape[2] :].zero_()  # a column that other cut planes have and this one has not
+    return cut
+
+
+def _in_pairs(planes: Tensor, plan: Plan) -> bool:
+    """Whether all columns of (N, H, W) come in pairs, one for each of two cut planes."""
+    even = planes.shape[2] % 2 == 0 and planes.storage_offset() % 2 == 0
+    return plan.columns.stride == 2 and even and sys.byteorder == "little"
+
+
+def _move(planes: Tensor, shift: int, room: Tensor) -> Tensor:
+    """What each pixel of (N, H, W) has ``shift`` columns to its right, zero beyond the row, written into ``room``.
+
+    (N, H, W'), with any number of columns of its own.
+    """
+    width, places = planes.shape[2], room.shape[2]
+    first, last = max(-shift, 0), min(width - shift, places)
+    if width == places:  # one long run, in which what comes round from other rows is overwritten by zeros
+        along = planes.shape[1] * width - abs(shift)
+        room.flatten(1).narrow(1, first, along).copy_(planes.flatten(1).narrow(1, max(shift, 0), along))
     else:
-        room.narrow(1, -shift, along).copy_(planes.narrow(1, 0, along))
-        by_row.narrow(2, 0, -shift).zero_()
+        room[:, :, first:last] = planes[:, :, first + shift : last + shift]
+    for start, stop in ((0, first), (last, places)):
+        if start < stop:
+            room[:, :, start:stop].zero_()
     return room
 
 
-def _add_up(out: Tensor, begin: Tensor, moved: Iterable[tuple[int, Tensor]], factors: Tensor, runs: Sequence[Run]):
-    """Write begin + Σ w[u, v] · (planes moved by v and u) into ``out``, of the planes moved by each v."""
-    each, parts = factors.unbind(), [out.narrow(1, run.output, run.length) for run in runs]
-    fresh = bool(runs) and runs[0].length == out.shape[1]  # then the first term writes all of it
-    if not fresh:
-        out.copy_(begin)
-    for v, planes in moved:
-        for run, part in zip(runs, parts, strict=True):
-            seen, factor = planes.narrow(1, run.pixel, run.length), each[run.place + v]
+def _rows(planes: Tensor, first: int, length: int) -> Tensor:
+    """So many rows of (N, H, W)."""
+    return planes if length == planes.shape[1] else planes.narrow(1, first, length)
+
+
+def _terms(
+    out: Tensor, planes: Tensor, factors: Sequence[Tensor], plan: Plan, cut: Tensor, spare: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each place of the kernel the rows of output that see pixels, those pixels, and the factor."""
+    outputs = [_rows(out, run.output, run.length) for run in plan.runs]
+    here, seen = None, planes
+    for v, number, shift in plan.moves:
+        if number != here:
+            here, seen = number, _cut(planes, number, plan, cut)
+        moved = seen if shift == 0 and seen.shape == spare.shape else _move(seen, shift, spare)
+        for run, part in zip(plan.runs, outputs, strict=True):
+            yield part, _rows(moved, run.pixel, run.length), factors[run.u * plan.columns.kernel + v]
+
+
+def _write_input_gradient(
+    d_x: Tensor, seen: list[list[Tensor]], factors: Sequence[Tensor], plan: Plan, room: Tensor
+) -> None:
+    """Write ∂L/∂x of planes (N, H, W), of the gradients moved back by each shift, of which each run is given."""
+    for part in range(plan.rows.stride):
+        first, rows = part * plan.height, d_x[:, part :: plan.rows.stride]
+        cuts = [d_x] if plan.uncut else room[:, : plan.columns.stride * plan.height].split(plan.height, 1)
+        runs = [(k, run) for k, run in enumerate(plan.runs) if run.pixel // plan.height == part]
+        for number, out in enumerate(cuts):
+            pixels = [_rows(out, run.pixel - first, run.length) for _, run in runs]
+            terms = (
+                (some, seen[plan.shifts.index(shift)][k], factors[run.u * plan.columns.kernel + v])
+                for v, cut, shift in plan.moves
+                if cut == number
+                for (k, run), some in zip(runs, pixels, strict=True)
+            )
+            _add_up(out, terms)
+        if plan.uncut:
+            return
+        if _in_pairs(d_x, plan):
+            left, right = (cut[:, : rows.shape[1]] for cut in cuts)
+            torch.complex(left, right, out=torch.view_as_complex(rows.unflatten(2, (-1, 2))))  # half of the time
+        else:
+            for number, cut in enumerate(cuts):
+                some = rows[:, :, number :: plan.columns.stride]
+                some.copy_(cut[:, : some.shape[1], : some.shape[2]])
+
+
+def _write_sums(
+    sums: Tensor, seen: list[list[Tensor]], planes: Tensor, plan: Plan, room: Tensor, spare: Tensor
+) -> None:
+    """Write Σ g · (x moved) of each of the planes (N, H, W) for each place of the kernel, (kH, kW, N)."""
+    products, by_place = [_rows(spare, 0, run.length) for run in plan.runs], sums.flatten(0, 1).unbind()
+    here, pixels = None, [planes]
+    for v, number, shift in plan.moves:
+        if number != here:
+            here, cut = number, _cut(planes, number, plan, room)
+            pixels = [_rows(cut, run.pixel, run.length) for run in plan.runs]
+        for k, run in enumerate(plan.runs):
+            torch.mul(seen[plan.shifts.index(shift)][k], pixels[k], out=products[k])
+            torch.sum(products[k], (1, 2), out=by_place[run.u * plan.columns.kernel + v])
+
+
+def _write_sums_at_once(sums: Tensor, back: Tensor, planes: Tensor, plan: Plan) -> None:
+    """The same for planes that are not cut, a row of the kernel in one matrix product a plane."""
+    first, made = plan.moves[0].v, planes.new_empty(len(planes), 1, len(plan.moves))  # of its own type in autocast too
+    for run in plan.runs:
+        row = planes.narrow(1, run.pixel, run.length).flatten(1)[:, None]
+        torch.bmm(row, back.narrow(2, run.output, run.length).flatten(2).mT, out=made)
+        sums[run.u, first : first + len(plan.moves)] = made[:, 0].t()
+
+
+def _add_up(out: Tensor, terms: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """Write Σ factor · pixels into ``out``, each term into rows of it."""
+    fresh = True
+    for rows, pixels, factor in terms:
+        if fresh and rows.shape == out.shape:  # the first term writes all of it
+            torch.mul(pixels, factor, out=rows)
+        else:
             if fresh:
-                torch.addcmul(begin, seen, factor, out=out)
-            else:
-                part.addcmul_(seen, factor)
-            fresh = False
-
-
-@lru_cache(maxsize=64)
-def _moves_and_runs(rows: Axis, columns: Axis) -> tuple[tuple[tuple[int, int], ...], tuple[Run, ...], tuple[Run, ...]]:
-    """The columns of the kernel that see any pixels and by how many columns each moves the planes, and the runs.
-
-    The runs once as the outputs see the pixels, and once turned over; the longest first, none if no column sees any.
-    """
-    seeing = [v for v in range(columns.kernel) if columns.moved(v, 0, columns.places) is not None]
-    runs = []
-    for u in range(rows.kernel):
-        moved = rows.moved(u, 0, rows.places)
-        if moved is not None and seeing:
-            outputs, seen = moved
-            length = (outputs.stop - outputs.start) * columns.size
-            runs.append(Run(u * columns.kernel, outputs.start * columns.size, seen.start * columns.size, length))
-    runs.sort(key=lambda run: -run.length)
-    return (
-        tuple((v, v * columns.dilation - columns.before) for v in seeing),
-        tuple(runs),
-        tuple(run._replace(output=run.pixel, pixel=run.output) for run in runs),
-    )
+                out.zero_()
+            rows.addcmul_(pixels, factor)
+        fresh = False
+    if fresh:
+        out.zero_()

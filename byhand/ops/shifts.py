@@ -16,7 +16,7 @@ take half of the time that they take out of it.
 Equal to the way of ``byhand.ops.convolution`` up to rounding.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -81,38 +81,11 @@ class Shifts:
         least, greatest, _, _ = self.reach
         return Room(g, (1, 1), max(greatest, 0), max(self.rows.places, self.size[0] - least), self.pitch)
 
-    def step(self, x: Tensor, O: int, least: int) -> int:
-        """Images of ``x`` that go through at once: ``least`` numbers with their outputs, all of them on a GPU."""
-        if x.device.type != "cpu":
-            return max(len(x), 1)
-        numbers = x.shape[1] * self.rows.size * self.columns.size + O * self.rows.places * self.columns.places
-        return max(least // max(numbers, 1), 1)
-
 
 @lru_cache(maxsize=64)
 def shifts_of(rows: Axis, columns: Axis) -> Shifts:
     """The same shifts again for the same axes, with all that they once worked out."""
     return Shifts(rows, columns)
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """How the kernel of one place meets the pixels that it sees.
-
-    ``write(kernel, pixels, out)`` puts what a kernel (O, …) makes of pixels (b, C, N) into ``out`` (b, O, N), ``add``
-    adds it there; ``gradient(outputs, pixels, memory)`` is the kernel's, from ∂L/∂Y of these outputs, which may work
-    in memory as large as theirs: to ask for it anew at every place takes longer than to multiply.
-    """
-
-    write: Callable[[Tensor, Tensor, Tensor], None]
-    add: Callable[[Tensor, Tensor, Tensor], None]
-    gradient: Callable[[Tensor, Tensor, Tensor], Tensor]
-
-    def total(self, pairs: list[tuple[Tensor, Tensor]], out: Tensor) -> Tensor:
-        """Σ of what kernels make of their pixels, in ``out``."""
-        for number, (kernel, pixels) in enumerate(pairs):
-            (self.add if number else self.write)(kernel, pixels, out)
-        return out
 
 
 class Room:
@@ -155,20 +128,43 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides,
 
 
 def conv2d_shifts_forward(x: Tensor, weight: Tensor, bias: Tensor | None, shifts: Shifts):
-    kernels = weight.permute(2, 3, 0, 1).contiguous()
-    step = shifts.step(x, len(weight), max(BLOCK, weight.numel()))
-    return sum_of_shifted(x, kernels, bias, shifts, step, _DENSE), (x, weight, shifts)
+    O, H, W = len(weight), shifts.rows.places, shifts.columns.places
+    step, kernels = _step(x, weight, shifts), weight.permute(2, 3, 0, 1).flatten(0, 1).contiguous()
+    y = x.new_empty(len(x), O, H, W)
+    room, sums = shifts.images(x[:step]), y.new_empty(*y[:step].shape[:2], H * shifts.pitch)
+    for images, out in _blocks(step, x, y):
+        room.fill(images)
+        pairs = zip(kernels, (room.seen(*tap, H) for tap in shifts.taps.values()), strict=True)
+        total = _sum_of_products(pairs, sums[: len(out)]).view(len(out), O, H, -1)[..., :W]
+        if bias is None:
+            out.copy_(total)
+        else:
+            torch.add(total, bias[:, None, None], out=out)
+    return y, (x, weight, shifts)
 
 
 def conv2d_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, shifts: Shifts):
-    turned = weight.permute(2, 3, 1, 0).contiguous()
-    step = shifts.step(x, len(weight), max(BLOCK, weight.numel()))
+    H, step = shifts.rows.places, _step(x, weight, shifts)
+    turned = weight.permute(2, 3, 1, 0).flatten(0, 1).contiguous()
     d_x = x.new_empty(x.shape) if needed[0] else None
     d_kernels = torch.zeros_like(turned.mT) if needed[1] else None
-    add_gradients(d_x, d_kernels, grad, x, turned, shifts, step, _DENSE)
+    gradients, room = shifts.gradients(grad[:step]), shifts.images(x[:step])
+    sums = x.new_empty(*x[:step].shape[:2], shifts.size[0] * shifts.pitch)
+    for start in range(0, len(x), step):
+        some = slice(start, start + step)
+        gradients.fill(grad[some])
+        if d_x is not None:
+            _write_input_gradient(d_x[some], gradients, turned, shifts, sums)
+        if d_kernels is not None:
+            room.fill(x[some])
+            outputs = gradients.seen((0, 0), (0, 0), H)
+            seen = (room.seen(*tap, H) for tap in shifts.taps.values())
+            d_kernels += torch.stack([torch.bmm(outputs, pixels.mT).sum(0) for pixels in seen])
     return (
         d_x,
-        d_kernels.permute(2, 3, 0, 1).contiguous() if d_kernels is not None else None,
+        d_kernels.view(*weight.shape[2:], *weight.shape[:2]).permute(2, 3, 0, 1).contiguous()
+        if d_kernels is not None
+        else None,
         sum_by_channel(grad) if needed[2] else None,
         None,
     )
@@ -177,79 +173,26 @@ def conv2d_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, shif
 _conv2d_shifts = operation(conv2d_shifts_forward, conv2d_shifts_backward)
 
 
-def _product(kernel: Tensor, pixels: Tensor, out: Tensor) -> None:
-    """Write kernel · pixels, (O, C) · (b, C, N), into ``out`` (b, O, N)."""
-    torch.bmm(kernel.expand(len(pixels), -1, -1), pixels, out=out)
+def _step(x: Tensor, weight: Tensor, shifts: Shifts) -> int:
+    """Images that go through at once, all of them on a GPU."""
+    if x.device.type != "cpu":
+        return max(len(x), 1)
+    rows, columns = shifts.rows, shifts.columns
+    numbers = x.shape[1] * rows.size * columns.size + len(weight) * rows.places * columns.places
+    return max(max(BLOCK, weight.numel()) // max(numbers, 1), 1)
 
 
-def _add_product(kernel: Tensor, pixels: Tensor, out: Tensor) -> None:
-    """Add kernel · pixels to ``out``."""
-    torch.baddbmm(out, kernel.expand(len(pixels), -1, -1), pixels, out=out)
-
-
-def _kernel_gradient(outputs: Tensor, pixels: Tensor, memory: Tensor) -> Tensor:
-    """Σ over images of outputs · pixelsᵀ, (b, O, N) and (b, C, N) -> (O, C)."""
-    return torch.bmm(outputs, pixels.mT).sum(0)
-
-
-_DENSE = Meeting(_product, _add_product, _kernel_gradient)
-
-
-def sum_of_shifted(
-    x: Tensor, kernels: Tensor, bias: Tensor | None, shifts: Shifts, step: int, meeting: Meeting
-) -> Tensor:
-    """bias + Σ_{u, v} of what ``kernels[u, v]`` (O, …) makes of X shifted by u, v; (B, O, H', W').
-
-    ``step`` images at a time.
-    """
-    O, H, W, places = kernels.shape[2], shifts.rows.places, shifts.columns.places, kernels.flatten(0, 1).unbind()
-    y = x.new_empty(len(x), O, H, W)
-    room, sums = shifts.images(x[:step]), y.new_empty(*y[:step].shape[:2], H * shifts.pitch)
-    for images, out in blocks(step, x, y):
-        room.fill(images)
-        pairs = list(zip(places, (room.seen(*tap, H) for tap in shifts.taps.values()), strict=True))
-        total = meeting.total(pairs, sums[: len(out)]).view(len(out), O, H, -1)[..., :W]
-        if bias is None:
-            out.copy_(total)
+def _sum_of_products(pairs: Iterable[tuple[Tensor, Tensor]], out: Tensor) -> Tensor:
+    """Write Σ kernel · pixels, (O, C) · (b, C, N), into ``out`` (b, O, N)."""
+    for number, (kernel, pixels) in enumerate(pairs):
+        if number:
+            torch.baddbmm(out, kernel.expand(len(pixels), -1, -1), pixels, out=out)
         else:
-            torch.add(total, bias[:, None, None], out=out)
-    return y
+            torch.bmm(kernel.expand(len(pixels), -1, -1), pixels, out=out)
+    return out
 
 
-def add_gradients(
-    d_x: Tensor | None,
-    d_kernels: Tensor | None,
-    grad: Tensor,
-    x: Tensor,
-    turned: Tensor,
-    shifts: Shifts,
-    step: int,
-    meeting: Meeting,
-) -> None:
-    """Write the gradients of ``sum_of_shifted`` into ``d_x`` and add them to ``d_kernels``, each unless it is None.
-
-    ``turned[u, v]`` makes of ∂L/∂Y what the pixels that the place saw are given: (C, …).
-    """
-    H, places = shifts.rows.places, turned.flatten(0, 1).unbind()
-    gradients, room = shifts.gradients(grad[:step]), shifts.images(x[:step])
-    sums = x.new_empty(*x[:step].shape[:2], shifts.size[0] * shifts.pitch)
-    memory = x.new_empty(*grad[:step].shape[:2], H * shifts.pitch)
-    for start in range(0, len(x), step):
-        some = slice(start, start + step)
-        gradients.fill(grad[some])
-        if d_x is not None:
-            _write_input_gradient(d_x[some], gradients, places, shifts, sums, meeting)
-        if d_kernels is not None:
-            room.fill(x[some])
-            outputs = gradients.seen((0, 0), (0, 0), H)
-            seen = [room.seen(*tap, H) for tap in shifts.taps.values()]
-            each = [meeting.gradient(outputs, pixels, memory[: len(outputs)]) for pixels in seen]
-            d_kernels += torch.stack(each).view(d_kernels.shape)
-
-
-def _write_input_gradient(
-    out: Tensor, gradients: Room, turned: Sequence[Tensor], shifts: Shifts, sums: Tensor, meeting: Meeting
-) -> None:
+def _write_input_gradient(out: Tensor, gradients: Room, turned: Tensor, shifts: Shifts, sums: Tensor) -> None:
     """Write ∂L/∂X (b, C, H, W) of the images whose ∂L/∂Y the room holds into ``out``; ``turned`` place by place."""
     rows, columns = shifts.rows.stride, shifts.columns.stride
     for row in range(rows):
@@ -263,10 +206,10 @@ def _write_input_gradient(
             if not pairs:  # no place of the kernel sees these pixels
                 some.zero_()
                 continue
-            total = meeting.total(pairs, sums[: len(out)]).view(*out.shape[:2], -1, shifts.pitch)
+            total = _sum_of_products(pairs, sums[: len(out)]).view(*out.shape[:2], -1, shifts.pitch)
             some.copy_(total[:, :, : some.shape[2], : some.shape[3]])
 
 
-def blocks(step: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _blocks(step: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Tensors cut alike along the batch."""
     return zip(*(tensor.split(step) for tensor in tensors), strict=True)
