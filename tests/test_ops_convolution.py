@@ -414,10 +414,19 @@ def test_each_convolution_goes_the_way_of_its_shape_and_layout():
 
 
 @drawn
-@given(shape=st.tuples(*[st.integers(1, 4)] * 4), layout=layouts)
+@given(
+    shape=st.one_of(
+        st.tuples(*[st.integers(1, 4)] * 4),
+        st.tuples(st.integers(1, 4), st.sampled_from([(8, 8, 8), (512, 1, 1), (1, 16, 32)])).map(
+            lambda s: (s[0], *s[1])
+        ),
+    ),
+    layout=layouts,
+)
 def test_the_batch_innermost_keeps_the_images_and_only_moves_them_in_memory(shape, layout):
     x = laid_out(random(*shape), layout)
     moved = batch_innermost(x)
+    batch_innermost(x + 1)  # what the first call returned is its own
     assert torch.equal(moved, x)
     assert moved.permute(2, 3, 1, 0).is_contiguous()
     assert batch_innermost(moved) is moved

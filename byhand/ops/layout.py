@@ -10,7 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from byhand.ops.room import rooms
+
 ENOUGH = 16  # examples in a batch from which on it is worth while
+PAGE = 4096  # bytes
 
 
 def is_batch_innermost(x: Tensor) -> bool:
@@ -23,8 +26,14 @@ def batch_innermost(x: Tensor) -> Tensor:
     if is_batch_innermost(x):
         return x
     B, C, H, W = x.shape
-    if C <= 4:  # in two steps: copies of whole matrices turned over, and of whole rows, are the quick ones
-        x = x.reshape(B, C * H * W).t().contiguous().view(C, H, W, B).permute(3, 0, 1, 2)
+    turned = x.reshape(B, C * H * W).t()
+    if C == 1 or H * W == 1:
+        return turned.contiguous().view(C, H, W, B).permute(3, 0, 1, 2)
+    # In two steps, of a matrix turned over and of whole rows. In one it is as quick where there are some channels, but
+    # not where images lie a multiple of a page apart: what is read of each falls on the same few lines of the cache.
+    if C <= 4 or C * H * W * x.itemsize % PAGE == 0:
+        (between,) = rooms(x, turned.shape)
+        x = between.copy_(turned).view(C, H, W, B).permute(3, 0, 1, 2)
     return x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 
