@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from byhand.ops.layout import ENOUGH, sum_by_channel
+from byhand.ops.layout import ENOUGH, batch_innermost, sum_by_channel
 from byhand.ops.rows import pixels_of
 from byhand.ops.tape import operation
 
@@ -90,6 +90,7 @@ def conv2d_strips_forward(x: Tensor, weight: Tensor, bias: Tensor | None, cut: C
 
 
 def conv2d_strips_backward(needed, grad: Tensor, strips: Tensor, weight: Tensor, cut: Cut):
+    grad = batch_innermost(grad)
     d_input = input_gradient(grad, weight, cut) if needed[0] else None
     d_weight = weight_gradient(grad, strips, cut) if needed[1] else None
     return d_input, d_weight, sum_by_channel(grad) if needed[2] else None, None
