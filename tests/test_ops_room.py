@@ -29,6 +29,20 @@ def test_the_next_call_gets_the_same_memory_unless_it_is_large(monkeypatch):
     assert rooms(like, (1000,))[0].data_ptr() == first
 
 
+def test_rooms_that_were_made_before_lie_in_the_memory_of_today(monkeypatch):
+    monkeypatch.setattr(room._KEPT, "memory", torch.empty(0, dtype=torch.uint8))
+    monkeypatch.setattr(room._KEPT, "rooms", {})
+    like = torch.empty(1)
+    small = rooms(like, (10,))
+    assert rooms(like, (10,))[0] is small[0]
+    large = rooms(like, (1000,))[0]
+    assert rooms(like, (10,))[0].data_ptr() == large.data_ptr()
+    for n in range(2 * room.MOST):
+        assert rooms(like, (n, 2))[0].shape == (n, 2)
+        assert len(room._KEPT.rooms) <= room.MOST
+    assert rooms(like, (10,))[0].data_ptr() == large.data_ptr()
+
+
 def test_each_thread_has_rooms_of_its_own():
     mine, theirs = rooms(torch.empty(1), (100,))[0].fill_(1), []
     thread = threading.Thread(target=lambda: theirs.extend(rooms(torch.empty(1), (100,))))
@@ -40,6 +54,7 @@ def test_each_thread_has_rooms_of_its_own():
 
 def test_memory_first_taken_in_inference_mode_or_under_another_default_device_serves_everywhere(monkeypatch):
     monkeypatch.setattr(room._KEPT, "memory", torch.empty(0, dtype=torch.uint8))
+    monkeypatch.setattr(room._KEPT, "rooms", {})
     like = torch.zeros(1)
     with torch.inference_mode(), torch.device("meta"):
         assert rooms(like, (10,))[0].device == like.device

@@ -128,33 +128,34 @@ def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, pla
     biases = None if bias is None else bias.expand(len(x), -1).reshape(-1, 1, 1)
     for some, (cut, spare) in _blocks(pixels, plan, (plan.cut[0], plan.columns.places)):
         out = outputs[some]
-        _add_up(out, _terms(out, pixels[some], factors[:, some].unbind(), plan, cut, spare))
+        _add_up(out, _terms(out, pixels[some], _those(factors, some), plan, cut, spare))
         if biases is not None:
             out.add_(biases[some])
-    return y, (x, weight, plan)
+    return y, (x, weight, factors, plan)
 
 
-def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, plan: Plan):
+def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor, plan: Plan):
     if not any(needed[:2]):
         return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, plan.rows, plan.columns)[:4]
-    factors, pixels, gradients = _factors(weight, len(x)), _planes(x), _planes(grad)
+    pixels, gradients = _planes(x), _planes(grad)
+    at_once = plan.uncut and pixels.shape[1:].numel() >= LARGE
     d_x = x.new_empty(x.shape) if needed[0] else None
     # of each plane alone: those of a channel are added up at the end
-    sums = x.new_zeros(*weight.shape[2:], len(pixels)) if needed[1] else None
+    sums = x.new_zeros(weight.shape[2], len(pixels), weight.shape[3]) if needed[1] else None
     shape = plan.rows.places, plan.cut[1]
     for some, (cut, back, spare) in _blocks(pixels, plan, (len(plan.shifts), *shape), shape):
         moved = [_move(gradients[some], -shift, back[:, k]) for k, shift in enumerate(plan.shifts)]
         seen = [[_rows(planes, run.output, run.length) for run in plan.runs] for planes in moved]
         if d_x is not None:
-            _write_input_gradient(_planes(d_x)[some], seen, factors[:, some].unbind(), plan, cut)
+            _write_input_gradient(_planes(d_x)[some], seen, _those(factors, some), plan, cut)
         if sums is not None:
-            if plan.uncut and pixels.shape[1:].numel() >= LARGE:
-                _write_sums_at_once(sums[:, :, some], back, pixels[some], plan)
+            if at_once:
+                _write_sums_at_once(sums[:, some], back, pixels[some], plan)
             else:
-                _write_sums(sums[:, :, some], seen, pixels[some], plan, cut, spare)
+                _write_sums(sums[:, some], seen, pixels[some], plan, cut, spare)
     d_weight = None
     if sums is not None:
-        d_weight = sums.view(*sums.shape[:2], len(x), -1).sum(2).permute(2, 0, 1)[:, None].contiguous()
+        d_weight = sums.view(len(sums), len(x), -1, sums.shape[2]).sum(1).transpose(0, 1)[:, None].contiguous()
         if not math.isfinite(d_weight.sum()):
             return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, plan.rows, plan.columns)[:4]
     return d_x, d_weight, sum_by_channel(grad) if needed[2] else None, None
@@ -174,13 +175,18 @@ def _factors(weight: Tensor, images: int) -> Tensor:
     return by_place[:, None].expand(-1, images, -1).reshape(len(by_place), -1, 1, 1)
 
 
+def _those(factors: Tensor, some: slice) -> Sequence[Tensor]:
+    """The factors of some planes, place by place."""
+    return factors[:, some].unbind()
+
+
 def _blocks(planes: Tensor, plan: Plan, *shapes: tuple[int, ...]) -> Iterator[tuple[slice, list[Tensor]]]:
     """A few of the planes (N, H, W) after the other, with room for cut ones, and rooms of these shapes for each."""
     step = max(BLOCK * torch.get_num_threads() // max(math.prod(plan.cut), 1), 1)
     memory = rooms(planes, *((min(step, len(planes)), *shape) for shape in (plan.room, *shapes)))
     for start in range(0, len(planes), step):
         some = slice(start, min(start + step, len(planes)))
-        yield some, [room[: some.stop - start] for room in memory]
+        yield some, [room[: some.stop - start] for room in memory] if start + step > len(planes) > step else memory
 
 
 def _cut(planes: Tensor, number: int, plan: Plan, room: Tensor) -> Tensor:
@@ -213,11 +219,14 @@ def _move(planes: Tensor, shift: int, room: Tensor) -> Tensor:
 
     (N, H, W'), with any number of columns of its own.
     """
-    width, places = planes.shape[2], room.shape[2]
+    (N, H, width), places = planes.shape, room.shape[2]
+    if shift == 0 and width == places:
+        return room.copy_(planes)
     first, last = max(-shift, 0), min(width - shift, places)
     if width == places:  # one long run, in which what comes round from other rows is overwritten by zeros
-        along = planes.shape[1] * width - abs(shift)
-        room.flatten(1).narrow(1, first, along).copy_(planes.flatten(1).narrow(1, max(shift, 0), along))
+        along = H * width - abs(shift)
+        out = room.as_strided((N, along), (room.stride(0), 1), room.storage_offset() + first)
+        out.copy_(planes.as_strided((N, along), (planes.stride(0), 1), planes.storage_offset() + max(shift, 0)))
     else:
         room[:, :, first:last] = planes[:, :, first + shift : last + shift]
     for start, stop in ((0, first), (last, places)):
@@ -276,8 +285,9 @@ def _write_input_gradient(
 def _write_sums(
     sums: Tensor, seen: list[list[Tensor]], planes: Tensor, plan: Plan, room: Tensor, spare: Tensor
 ) -> None:
-    """Write Σ g · (x moved) of each of the planes (N, H, W) for each place of the kernel, (kH, kW, N)."""
-    products, by_place = [_rows(spare, 0, run.length) for run in plan.runs], sums.flatten(0, 1).unbind()
+    """Write Σ g · (x moved) of each of the planes (N, H, W) for each place of the kernel, (kH, N, kW)."""
+    products = [_rows(spare, 0, run.length) for run in plan.runs]
+    by_place = [column for row in sums.unbind() for column in row.unbind(1)]
     here, pixels = None, [planes]
     for v, number, shift in plan.moves:
         if number != here:
@@ -290,11 +300,11 @@ def _write_sums(
 
 def _write_sums_at_once(sums: Tensor, back: Tensor, planes: Tensor, plan: Plan) -> None:
     """The same for planes that are not cut, a row of the kernel in one matrix product a plane."""
-    first, made = plan.moves[0].v, planes.new_empty(len(planes), 1, len(plan.moves))  # of its own type in autocast too
+    first, last = plan.moves[0].v, plan.moves[-1].v + 1
     for run in plan.runs:
         row = planes.narrow(1, run.pixel, run.length).flatten(1)[:, None]
-        torch.bmm(row, back.narrow(2, run.output, run.length).flatten(2).mT, out=made)
-        sums[run.u, first : first + len(plan.moves)] = made[:, 0].t()
+        columns = back.narrow(2, run.output, run.length).flatten(2)
+        torch.bmm(row, columns.mT, out=sums[run.u, :, None, first:last])
 
 
 def _add_up(out: Tensor, terms: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:

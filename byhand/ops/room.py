@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 LARGEST = 1 << 26  # bytes that are kept for each thread; more comes from the system and goes back
+MOST = 64  # rooms of so many shapes are kept made
 
 
 class _Kept(threading.local):
     memory = torch.empty(0, dtype=torch.uint8, device="cpu")
+
+    def __init__(self) -> None:
+        self.rooms: dict[tuple, list[Tensor]] = {}  # those that were asked for before, as they lie in this memory
 
 
 _KEPT = _Kept()
@@ -26,12 +30,22 @@ def rooms(like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
     They are the caller's until the next call on the same thread: for one forward or backward, which returns none of
     them and calls no other that takes rooms.
     """
+    found = _KEPT.rooms.get((like.dtype, shapes)) if like.device.type == "cpu" else None
+    if found is not None:
+        return found
     sizes = [prod(shape) for shape in shapes]
-    if like.device.type != "cpu" or sum(sizes) * like.itemsize > LARGEST:
-        memory = like.new_empty(sum(sizes))
-    else:
-        if len(_KEPT.memory) < sum(sizes) * like.itemsize:
-            with torch.inference_mode(False):  # else nothing could be written there outside that mode
-                _KEPT.memory = torch.empty(sum(sizes) * like.itemsize, dtype=torch.uint8, device="cpu")
-        memory = _KEPT.memory[: sum(sizes) * like.itemsize].view(like.dtype)
-    return [part.view(shape) for part, shape in zip(memory.split(sizes), shapes, strict=True)]
+    size = sum(sizes) * like.itemsize
+    keep = like.device.type == "cpu" and size <= LARGEST
+    with torch.inference_mode(False):  # else nothing could be written there outside that mode
+        if not keep:
+            memory = like.new_empty(sum(sizes))
+        else:
+            if len(_KEPT.memory) < size or len(_KEPT.rooms) >= MOST:
+                _KEPT.rooms.clear()
+            if len(_KEPT.memory) < size:
+                _KEPT.memory = torch.empty(size, dtype=torch.uint8, device="cpu")
+            memory = _KEPT.memory[:size].view(like.dtype)
+        parts = [part.view(shape) for part, shape in zip(memory.split(sizes), shapes, strict=True)]
+    if keep:
+        _KEPT.rooms[like.dtype, shapes] = parts
+    return parts
