@@ -144,7 +144,9 @@ def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, f
     sums = x.new_zeros(weight.shape[2], len(pixels), weight.shape[3]) if needed[1] else None
     shape = plan.rows.places, plan.cut[1]
     for some, (cut, back, spare) in _blocks(pixels, plan, (len(plan.shifts), *shape), shape):
-        moved = [_move(gradients[some], -shift, back[:, k]) for k, shift in enumerate(plan.shifts)]
+        g = gradients[some]
+        as_it_is = g.shape[2] == plan.cut[1] and not at_once  # only for the one product it stands beside what is moved
+        moved = [g if shift == 0 and as_it_is else _move(g, -shift, back[:, k]) for k, shift in enumerate(plan.shifts)]
         seen = [[_rows(planes, run.output, run.length) for run in plan.runs] for planes in moved]
         if d_x is not None:
             _write_input_gradient(_planes(d_x)[some], seen, _those(factors, some), plan, cut)
