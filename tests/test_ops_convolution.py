@@ -430,6 +430,8 @@ def test_the_batch_innermost_keeps_the_images_and_only_moves_them_in_memory(shap
     assert torch.equal(moved, x)
     assert moved.permute(2, 3, 1, 0).is_contiguous()
     assert batch_innermost(moved) is moved
+    batch_innermost(x.requires_grad_()).sum().backward()  # an ordinary function, where gradients are recorded
+    assert bool((x.grad == 1).all())
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def depthwise_convolutions(draw):
     channels, multiplier = draw(st.integers(2, 4)), draw(st.sampled_from([1, 1, 1, 2, 3]))
     kernel, stride, padding, dilation, image = [], [], [], [], []
     for _ in range(2):
-        k, d, p = draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.integers(0, 5))
+        k, d, p = draw(st.integers(1, 5)), draw(st.sampled_from([1, 1, 2, 3, 10])), draw(st.integers(0, 5))
         least = max(1, d * (k - 1) + 1 - 2 * p)
         image.append(least + draw(st.integers(0, 5)))
         kernel.append(k)
@@ -50,8 +50,8 @@ WAYS = ["one product", "planes"]  # for images that lie one after the other
 
 def go(way, patch):
     """Have those that can go either way go this one."""
-    patch.setattr(depthwise_matrix, "ENTRIES", 10**9 if way == "one product" else -1)
-    patch.setattr(depthwise_matrix, "TINY", -1)
+    patch.setattr(depthwise_matrix, "LARGEST", 10**9 if way == "one product" else -1)
+    patch.setattr(depthwise_matrix, "ENTRIES", 10**9)
 
 
 @drawn
@@ -62,9 +62,10 @@ def go(way, patch):
     layout=st.sampled_from([*LAYOUTS, "batch innermost"]),
     weight_layout=st.sampled_from(LAYOUTS),
     way=st.sampled_from(WAYS),
+    large=st.sampled_from([1, 144]),
 )
 def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
-    case, with_bias, dtype, layout, weight_layout, way
+    case, with_bias, dtype, layout, weight_layout, way, large
 ):
     x = random(*case["input"], dtype=dtype)
     if layout != "batch innermost":
@@ -76,6 +77,7 @@ def test_it_matches_torch_over_multipliers_strides_paddings_and_dilations(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(depthwise, "BLOCK", 300)  # a row or two, so that small images have several blocks
         patch.setattr(depthwise_planes, "BLOCK", 30)  # a plane or two
+        patch.setattr(depthwise_planes, "LARGE", large)
         go(way, patch)
         assert_agree(conv(ops.conv2d, **case["settings"]), conv(F.conv2d, **case["settings"]), x, weight, *bias)
 
@@ -137,6 +139,17 @@ def test_a_pixel_and_a_gradient_that_are_no_number_spoil_their_own_windows_alone
     grad[0, 2, 1, 1] = value  # of the weight torch's gradient has such a number times the zeros of padding as well
     one, other = torch.autograd.grad(y, mine[0], grad)[0], torch.autograd.grad(expected, theirs[0], grad)[0]
     torch.testing.assert_close(one, other, equal_nan=True)
+
+
+def test_a_kernel_that_sees_nothing_but_padding_has_no_gradient():
+    settings = {"padding": (0, 5), "dilation": (1, 10), "groups": 20}  # its two columns see beside three pixels
+    assert_agree(conv(ops.conv2d, **settings), conv(F.conv2d, **settings), random(2, 20, 60, 3), random(20, 1, 1, 2))
+
+
+def test_an_image_that_torch_negates_only_when_it_is_read_matches():
+    x, weight = random(2, 3, 40, 60, dtype=torch.float32), random(3, 1, 3, 3, dtype=torch.float32, seed=1)
+    settings = {"stride": 2, "padding": 1, "groups": 3}
+    torch.testing.assert_close(ops.conv2d(torch._neg_view(x), weight, **settings), F.conv2d(-x, weight, **settings))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -245,8 +258,9 @@ def node(channels, outputs, groups, batch=2, size=5, layout=lambda x: x, padding
 
 def test_one_group_a_channel_goes_this_way_and_others_do_not():
     assert node(4, 4, 4) == node(4, 4, 4, batch=1) == node(4, 4, 4, batch=32, size=9) == "depthwise_matrixBackward"
-    assert node(4, 4, 4, batch=64, size=19) == node(4, 4, 4, size=28, stride=2) == "depthwise_matrixBackward"
-    assert node(4, 4, 4, batch=64, size=20) == node(4, 4, 4, size=29, stride=2) == "depthwise_planesBackward"
+    assert node(4, 4, 4, batch=64, size=10) == node(4, 4, 4, size=14, padding=1, stride=2) == "depthwise_matrixBackward"
+    assert node(4, 4, 4, batch=64, size=12) == node(4, 4, 4, size=15, padding=1, stride=2) == "depthwise_planesBackward"
+    assert node(4, 4, 4, size=10, padding=50) == node(97, 97, 97, size=10) == "depthwise_planesBackward"
     assert node(600, 600, 600, batch=64, size=7) == "depthwise_matrixBackward"
     assert node(600, 600, 600, batch=63, size=7) == node(600, 600, 600, batch=64, size=8) == "depthwise_planesBackward"
     assert node(4, 8, 4) == node(4, 8, 4, batch=16) == "depthwise_conv2dBackward"

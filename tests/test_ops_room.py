@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from byhand.ops import room
 from byhand.ops.room import rooms
@@ -62,3 +63,9 @@ def test_memory_first_taken_in_inference_mode_or_under_another_default_device_se
     x = torch.ones(10, requires_grad=True)
     torch.mul(x.detach(), 2, out=rooms(like, (10,))[0])
     assert rooms(like, (10,))[0].tolist() == [2.0] * 10
+
+
+def test_a_tensor_that_only_stands_for_one_has_rooms_of_its_kind():
+    with FakeTensorMode():
+        assert isinstance(rooms(torch.empty(1), (7, 3))[0], FakeTensor)
+    assert type(rooms(torch.empty(1), (7, 3))[0]) is torch.Tensor

@@ -120,11 +120,12 @@ def conv2d(
             )
     sides = (left, right, top, bottom)
     if groups == input.shape[1] > 1:
-        if depthwise.one_after_another(input, weight):
-            if depthwise_matrix.worthwhile(input, stride):
-                return depthwise_matrix.conv2d(input, weight, bias, stride, sides, dilation)
-            return depthwise_planes.conv2d(input, weight, bias, stride, sides, dilation)
-        return depthwise.conv2d(input, weight, bias, stride, sides, dilation)
+        along = depthwise.axes(input, weight, stride, sides, dilation)
+        if not depthwise.one_after_another(input, weight):
+            return depthwise.conv2d(input, weight, bias, *along)
+        if depthwise_matrix.worthwhile(input, *along):
+            return depthwise_matrix.conv2d(input, weight, bias, *along)
+        return depthwise_planes.conv2d(input, weight, bias, *along)
     if shifts.worthwhile(input, weight, groups):
         return shifts.conv2d(input, weight, bias, stride, sides, dilation)
     if strips.worthwhile(input, weight, groups):

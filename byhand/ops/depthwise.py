@@ -13,7 +13,7 @@ a row of the output sees, whatever the place and dilation: long runs of neighbou
 
 A few rows of the output go through all places of the kernel while they are in the processor's cache.
 
-Images that lie one after the other in memory go other ways: small ones, few of them or of few channels, that of
+Images that lie one after the other in memory go other ways: small ones of few channels and many tiny ones that of
 ``byhand.ops.depthwise_matrix``, the rest that of ``depthwise_planes``.
 
 Source: Howard et al., MobileNets (2017), section 3.1; Sandler et al., MobileNetV2 (2018), section 3.1.
@@ -83,13 +83,12 @@ def one_after_another(x: Tensor, weight: Tensor) -> bool:
     return fits and math.isfinite(weight.detach().sum())
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding: Sides, dilation):
-    """y[b, c·m + k, i, j] = bias[c·m + k] + Σ_{u, v} w[c·m + k, 0, u, v] x[b, c, i·s + u·d − top, j·s + v·d − left].
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis) -> Tensor:
+    """y[b, c·m + k, i, j] = bias[c·m + k] + Σ_{u, v} w[c·m + k, 0, u, v] x[b, c, i·s + u·d, j·s + v·d].
 
-    (B, C, H, W) and (C·m, 1, kH, kW) -> (B, C·m, H', W'); m is the channel multiplier, ``padding`` left, right, top,
-    bottom, in pixels of zeros.
+    x has zeros at its sides. (B, C, H, W) and (C·m, 1, kH, kW) -> (B, C·m, H', W'); m is the channel multiplier.
     """
-    return _depthwise_conv2d(x, weight, bias, *axes(x, weight, stride, padding, dilation))
+    return _depthwise_conv2d(x, weight, bias, rows, columns)
 
 
 def depthwise_conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):

@@ -18,24 +18,25 @@ import torch
 from torch import Tensor
 
 from byhand.ops import depthwise
-from byhand.ops.depthwise import Axis, Sides, axes
+from byhand.ops.depthwise import Axis
 from byhand.ops.layout import by_channel, sum_by_channel
 from byhand.ops.tape import operation
 
-ENTRIES = 620_000  # of all T up to which it is worth while: to write them takes time whatever the batch
+# Measured with AVX-512. To multiply a T takes time for each image, and to write all of them whatever the batch.
+LARGEST, ENTRIES = 10_000, 620_000  # entries of one T, and of all, up to which it is worth while
 TINY, MANY = 49, 64  # pixels up to which, and images from which on, it is so with any number of channels
 
 
-def worthwhile(x: Tensor, stride: tuple[int, int]) -> bool:
+def worthwhile(x: Tensor, rows: Axis, columns: Axis) -> bool:
     """Whether it computes soonest, of images ``one_after_another``: small ones of few channels, or many tiny ones."""
-    B, C, pixels = *x.shape[:2], x.shape[2:].numel()
-    entries = C * pixels**2 // (stride[0] * stride[1])
-    return entries <= ENTRIES or (pixels <= TINY and B >= MANY)
+    B, C, pixels = *x.shape[:2], rows.size * columns.size
+    entries = pixels * rows.places * columns.places
+    return entries <= LARGEST and (C * entries <= ENTRIES or (pixels <= TINY and B >= MANY))
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation):
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis) -> Tensor:
     """y[b, c, i, j] = bias[c] + Σ_{u, v} w[c, 0, u, v] x[b, c, i·s + u·d, j·s + v·d], x with zeros at its sides."""
-    return _depthwise_matrix(x, weight, bias, *axes(x, weight, stride, sides, dilation))
+    return _depthwise_matrix(x, weight, bias, rows, columns)
 
 
 def depthwise_matrix_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):

@@ -7,9 +7,11 @@ lies beside the row; moved by rows it is a view of that copy, which so serves al
     y += w[u, v] · (x moved by v and u),   ∂L/∂x += w[u, v] · (g moved back by v and u),
     ∂L/∂w[u, v] = Σ (g moved back by v) · (x moved by u),
 
-the last, of large planes, for a row of the kernel in one matrix product: x moved by u, times g moved back by each v.
+the last, of large planes that are not cut, for a row of the kernel in one matrix product, of x moved by u and g moved
+back by each v.
 
-A stride s cuts a plane into s · s of every s-th row and column, and each place of the kernel sees one of them.
+A stride s cuts a plane into s of every s-th column, each in s parts of every s-th row, and a place of the kernel sees
+one part of one of them.
 
 As many planes go through at once as stay in the processor's cache, of whatever channels and images they are.
 
@@ -27,13 +29,13 @@ import torch
 from torch import Tensor
 
 from byhand.ops import depthwise
-from byhand.ops.depthwise import Axis, Sides, axes
+from byhand.ops.depthwise import Axis
 from byhand.ops.layout import sum_by_channel
 from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
 BLOCK = 1 << 18  # pixels that go through at once, for each thread: 1 MB of float32, and some copies of them
-LARGE = 144  # pixels from which on a matrix product of a few rows is sooner than to multiply and add up each
+LARGE = 144  # pixels of a plane from which on a matrix product of a few rows is sooner than to multiply and add up each
 
 
 class Run(NamedTuple):
@@ -49,7 +51,7 @@ class Move(NamedTuple):
     """A column of the kernel, the cut plane of which it sees pixels, and how many columns further it sees them."""
 
     v: int
-    cut: int
+    number: int  # of the cut plane
     shift: int
 
 
@@ -80,7 +82,9 @@ class Plan:
 
     @cached_property
     def room(self) -> tuple[int, int]:
-        """Rows and columns of the memory for a cut plane, or for one part of all of them."""
+        """Rows and columns of the memory for a cut plane, or for one part of all of them; none if uncut."""
+        if self.uncut:
+            return 0, 0
         return max(self.rows.stride, self.columns.stride) * self.height, self.cut[1]
 
     @cached_property
@@ -89,9 +93,9 @@ class Plan:
         moves = []
         for v in range(self.columns.kernel):
             if self.columns.moved(v, 0, self.columns.places) is not None:
-                shift, cut = divmod(v * self.columns.dilation - self.columns.before, self.columns.stride)
-                moves.append(Move(v, cut, shift))
-        return tuple(sorted(moves, key=lambda move: move.cut))
+                shift, number = divmod(v * self.columns.dilation - self.columns.before, self.columns.stride)
+                moves.append(Move(v, number, shift))
+        return tuple(sorted(moves, key=lambda move: move.number))
 
     @cached_property
     def shifts(self) -> tuple[int, ...]:
@@ -117,18 +121,18 @@ def plan_of(rows: Axis, columns: Axis) -> Plan:
     return Plan(rows, columns)
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation) -> Tensor:
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis) -> Tensor:
     """y[b, c, i, j] = bias[c] + Σ_{u, v} w[c, 0, u, v] x[b, c, i·s + u·d, j·s + v·d], x with zeros at its sides."""
-    return _depthwise_planes(x, weight, bias, plan_of(*axes(x, weight, stride, sides, dilation)))
+    return _depthwise_planes(x, weight, bias, plan_of(rows, columns))
 
 
 def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan):
     y = x.new_empty(*x.shape[:2], plan.rows.places, plan.columns.places)
     factors, pixels, outputs = _factors(weight, len(x)), _planes(x), _planes(y)
     biases = None if bias is None else bias.expand(len(x), -1).reshape(-1, 1, 1)
-    for some, (cut, spare) in _blocks(pixels, plan, (plan.cut[0], plan.columns.places)):
+    for some, (room, spare) in _blocks(pixels, plan, (plan.cut[0], plan.columns.places)):
         out = outputs[some]
-        _add_up(out, _terms(out, pixels[some], _those(factors, some), plan, cut, spare))
+        _add_up(out, _terms(out, pixels[some], _factors_of(factors, some), plan, room, spare))
         if biases is not None:
             out.add_(biases[some])
     return y, (x, weight, factors, plan)
@@ -138,23 +142,23 @@ def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, f
     if not any(needed[:2]):
         return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, plan.rows, plan.columns)[:4]
     pixels, gradients = _planes(x), _planes(grad)
-    at_once = plan.uncut and pixels.shape[1:].numel() >= LARGE
+    at_once = needed[1] and plan.uncut and bool(plan.moves) and pixels.shape[1:].numel() >= LARGE
     d_x = x.new_empty(x.shape) if needed[0] else None
     # of each plane alone: those of a channel are added up at the end
     sums = x.new_zeros(weight.shape[2], len(pixels), weight.shape[3]) if needed[1] else None
     shape = plan.rows.places, plan.cut[1]
-    for some, (cut, back, spare) in _blocks(pixels, plan, (len(plan.shifts), *shape), shape):
+    for some, (room, back, spare) in _blocks(pixels, plan, (len(plan.shifts), *shape), shape):
         g = gradients[some]
         as_it_is = g.shape[2] == plan.cut[1] and not at_once  # only for the one product it stands beside what is moved
         moved = [g if shift == 0 and as_it_is else _move(g, -shift, back[:, k]) for k, shift in enumerate(plan.shifts)]
         seen = [[_rows(planes, run.output, run.length) for run in plan.runs] for planes in moved]
         if d_x is not None:
-            _write_input_gradient(_planes(d_x)[some], seen, _those(factors, some), plan, cut)
+            _write_input_gradient(_planes(d_x)[some], seen, _factors_of(factors, some), plan, room)
         if sums is not None:
             if at_once:
                 _write_sums_at_once(sums[:, some], back, pixels[some], plan)
             else:
-                _write_sums(sums[:, some], seen, pixels[some], plan, cut, spare)
+                _write_sums(sums[:, some], seen, pixels[some], plan, room, spare)
     d_weight = None
     if sums is not None:
         d_weight = sums.view(len(sums), len(x), -1, sums.shape[2]).sum(1).transpose(0, 1)[:, None].contiguous()
@@ -168,7 +172,7 @@ _depthwise_planes = operation(depthwise_planes_forward, depthwise_planes_backwar
 
 def _planes(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B · C, H, W), one after the other in memory."""
-    return x.contiguous().flatten(0, 1)
+    return x.resolve_neg().contiguous().flatten(0, 1)
 
 
 def _factors(weight: Tensor, images: int) -> Tensor:
@@ -177,18 +181,21 @@ def _factors(weight: Tensor, images: int) -> Tensor:
     return by_place[:, None].expand(-1, images, -1).reshape(len(by_place), -1, 1, 1)
 
 
-def _those(factors: Tensor, some: slice) -> Sequence[Tensor]:
+def _factors_of(factors: Tensor, some: slice) -> Sequence[Tensor]:
     """The factors of some planes, place by place."""
     return factors[:, some].unbind()
 
 
 def _blocks(planes: Tensor, plan: Plan, *shapes: tuple[int, ...]) -> Iterator[tuple[slice, list[Tensor]]]:
     """A few of the planes (N, H, W) after the other, with room for cut ones, and rooms of these shapes for each."""
-    step = max(BLOCK * torch.get_num_threads() // max(math.prod(plan.cut), 1), 1)
+    numbers = max(math.prod(plan.cut), plan.rows.places * plan.columns.places)
+    step = max(BLOCK * torch.get_num_threads() // numbers, 1)
     memory = rooms(planes, *((min(step, len(planes)), *shape) for shape in (plan.room, *shapes)))
     for start in range(0, len(planes), step):
         some = slice(start, min(start + step, len(planes)))
-        yield some, [room[: some.stop - start] for room in memory] if start + step > len(planes) > step else memory
+        if len(planes) - start < step < len(planes):  # the last is smaller
+            memory = [room[: some.stop - start] for room in memory]
+        yield some, memory
 
 
 def _cut(planes: Tensor, number: int, plan: Plan, room: Tensor) -> Tensor:
@@ -211,7 +218,7 @@ def _cut(planes: Tensor, number: int, plan: Plan, room: Tensor) -> Tensor:
 
 
 def _in_pairs(planes: Tensor, plan: Plan) -> bool:
-    """Whether all columns of (N, H, W) come in pairs, one for each of two cut planes."""
+    """Whether columns of (N, H, W) come in pairs, one for each of two cut planes, that are read as one number."""
     even = planes.shape[2] % 2 == 0 and planes.storage_offset() % 2 == 0
     return plan.columns.stride == 2 and even and sys.byteorder == "little"
 
@@ -243,14 +250,14 @@ def _rows(planes: Tensor, first: int, length: int) -> Tensor:
 
 
 def _terms(
-    out: Tensor, planes: Tensor, factors: Sequence[Tensor], plan: Plan, cut: Tensor, spare: Tensor
+    out: Tensor, planes: Tensor, factors: Sequence[Tensor], plan: Plan, room: Tensor, spare: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """For each place of the kernel the rows of output that see pixels, those pixels, and the factor."""
     outputs = [_rows(out, run.output, run.length) for run in plan.runs]
     here, seen = None, planes
     for v, number, shift in plan.moves:
         if number != here:
-            here, seen = number, _cut(planes, number, plan, cut)
+            here, seen = number, _cut(planes, number, plan, room)
         moved = seen if shift == 0 and seen.shape == spare.shape else _move(seen, shift, spare)
         for run, part in zip(plan.runs, outputs, strict=True):
             yield part, _rows(moved, run.pixel, run.length), factors[run.u * plan.columns.kernel + v]
@@ -262,26 +269,26 @@ def _write_input_gradient(
     """Write ∂L/∂x of planes (N, H, W), of the gradients moved back by each shift, of which each run is given."""
     for part in range(plan.rows.stride):
         first, rows = part * plan.height, d_x[:, part :: plan.rows.stride]
-        cuts = [d_x] if plan.uncut else room[:, : plan.columns.stride * plan.height].split(plan.height, 1)
+        outs = [d_x] if plan.uncut else room[:, : plan.columns.stride * plan.height].split(plan.height, 1)
         runs = [(k, run) for k, run in enumerate(plan.runs) if run.pixel // plan.height == part]
-        for number, out in enumerate(cuts):
+        for number, out in enumerate(outs):
             pixels = [_rows(out, run.pixel - first, run.length) for _, run in runs]
             terms = (
-                (some, seen[plan.shifts.index(shift)][k], factors[run.u * plan.columns.kernel + v])
-                for v, cut, shift in plan.moves
-                if cut == number
+                (some, seen[plan.shifts.index(move.shift)][k], factors[run.u * plan.columns.kernel + move.v])
+                for move in plan.moves
+                if move.number == number
                 for (k, run), some in zip(runs, pixels, strict=True)
             )
             _add_up(out, terms)
         if plan.uncut:
             return
         if _in_pairs(d_x, plan):
-            left, right = (cut[:, : rows.shape[1]] for cut in cuts)
+            left, right = (out[:, : rows.shape[1]] for out in outs)
             torch.complex(left, right, out=torch.view_as_complex(rows.unflatten(2, (-1, 2))))  # half of the time
         else:
-            for number, cut in enumerate(cuts):
+            for number, out in enumerate(outs):
                 some = rows[:, :, number :: plan.columns.stride]
-                some.copy_(cut[:, : some.shape[1], : some.shape[2]])
+                some.copy_(out[:, : some.shape[1], : some.shape[2]])
 
 
 def _write_sums(
@@ -301,7 +308,7 @@ def _write_sums(
 
 
 def _write_sums_at_once(sums: Tensor, back: Tensor, planes: Tensor, plan: Plan) -> None:
-    """The same for planes that are not cut, a row of the kernel in one matrix product a plane."""
+    """Write what ``_write_sums`` does for planes that are not cut: a row of the kernel in one product a plane."""
     first, last = plan.moves[0].v, plan.moves[-1].v + 1
     for run in plan.runs:
         row = planes.narrow(1, run.pixel, run.length).flatten(1)[:, None]

@@ -27,13 +27,17 @@ def batch_innermost(x: Tensor) -> Tensor:
         return x
     B, C, H, W = x.shape
     turned = x.reshape(B, C * H * W).t()
-    if C == 1 or H * W == 1:
+    if C == 1 or H * W == 1:  # in one step, whose result is no memory that is kept
         return turned.contiguous().view(C, H, W, B).permute(3, 0, 1, 2)
     # In two steps, of a matrix turned over and of whole rows. In one it is as quick where there are some channels, but
     # not where images lie a multiple of a page apart: what is read of each falls on the same few lines of the cache.
     if C <= 4 or C * H * W * x.itemsize % PAGE == 0:
-        (between,) = rooms(x, turned.shape)
-        x = between.copy_(turned).view(C, H, W, B).permute(3, 0, 1, 2)
+        if torch.is_grad_enabled() and x.requires_grad:  # outside of our formulas
+            turned = turned.contiguous()
+        else:
+            (between,) = rooms(x, turned.shape)
+            turned = between.copy_(turned)
+        x = turned.view(C, H, W, B).permute(3, 0, 1, 2)
     return x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 

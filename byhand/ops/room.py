@@ -9,6 +9,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 LARGEST = 1 << 26  # bytes that are kept for each thread; more comes from the system and goes back
 MOST = 64  # rooms of so many shapes are kept made
@@ -28,14 +29,15 @@ def rooms(like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
     """A tensor of each shape, of the type and on the device of ``like``, with whatever numbers stand there.
 
     They are the caller's until the next call on the same thread: for one forward or backward, which returns none of
-    them and calls no other that takes rooms.
+    them and calls no other that takes rooms while it still needs its own.
     """
-    found = _KEPT.rooms.get((like.dtype, shapes)) if like.device.type == "cpu" else None
+    mine = like.device.type == "cpu" and type(like) in (Tensor, Parameter)  # not one that only stands for a tensor
+    found = _KEPT.rooms.get((like.dtype, shapes)) if mine else None
     if found is not None:
         return found
     sizes = [prod(shape) for shape in shapes]
     size = sum(sizes) * like.itemsize
-    keep = like.device.type == "cpu" and size <= LARGEST
+    keep = mine and size <= LARGEST
     with torch.inference_mode(False):  # else nothing could be written there outside that mode
         if not keep:
             memory = like.new_empty(sum(sizes))
