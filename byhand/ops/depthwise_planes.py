@@ -48,10 +48,9 @@ class Run(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A column of the kernel, the cut plane of which it sees pixels, and how many columns further it sees them."""
+    """A column of the kernel, and how many columns further it sees the pixels of a cut plane."""
 
     v: int
-    number: int  # of the cut plane
     shift: int
 
 
@@ -88,19 +87,19 @@ class Plan:
         return max(self.rows.stride, self.columns.stride) * self.height, self.cut[1]
 
     @cached_property
-    def moves(self) -> tuple[Move, ...]:
-        """Those that see any pixels, by cut planes."""
-        moves = []
+    def moves(self) -> dict[int, list[Move]]:
+        """Those that see any pixels, by the number of the cut plane that they see."""
+        moves: dict[int, list[Move]] = {}
         for v in range(self.columns.kernel):
             if self.columns.moved(v, 0, self.columns.places) is not None:
                 shift, number = divmod(v * self.columns.dilation - self.columns.before, self.columns.stride)
-                moves.append(Move(v, number, shift))
-        return tuple(sorted(moves, key=lambda move: move.number))
+                moves.setdefault(number, []).append(Move(v, shift))
+        return moves
 
     @cached_property
     def shifts(self) -> tuple[int, ...]:
         """All that columns of the kernel move by."""
-        return tuple(sorted({move.shift for move in self.moves}))
+        return tuple(sorted({move.shift for moves in self.moves.values() for move in moves}))
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
@@ -254,13 +253,12 @@ def _terms(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """For each place of the kernel the rows of output that see pixels, those pixels, and the factor."""
     outputs = [_rows(out, run.output, run.length) for run in plan.runs]
-    here, seen = None, planes
-    for v, number, shift in plan.moves:
-        if number != here:
-            here, seen = number, _cut(planes, number, plan, room)
-        moved = seen if shift == 0 and seen.shape == spare.shape else _move(seen, shift, spare)
-        for run, part in zip(plan.runs, outputs, strict=True):
-            yield part, _rows(moved, run.pixel, run.length), factors[run.u * plan.columns.kernel + v]
+    for number, moves in plan.moves.items():
+        cut = _cut(planes, number, plan, room)
+        for v, shift in moves:
+            moved = cut if shift == 0 and cut.shape == spare.shape else _move(cut, shift, spare)
+            for run, part in zip(plan.runs, outputs, strict=True):
+                yield part, _rows(moved, run.pixel, run.length), factors[run.u * plan.columns.kernel + v]
 
 
 def _write_input_gradient(
@@ -275,8 +273,7 @@ def _write_input_gradient(
             pixels = [_rows(out, run.pixel - first, run.length) for _, run in runs]
             terms = (
                 (some, seen[plan.shifts.index(move.shift)][k], factors[run.u * plan.columns.kernel + move.v])
-                for move in plan.moves
-                if move.number == number
+                for move in plan.moves.get(number, ())
                 for (k, run), some in zip(runs, pixels, strict=True)
             )
             _add_up(out, terms)
@@ -297,19 +294,18 @@ def _write_sums(
     """Write Σ g · (x moved) of each of the planes (N, H, W) for each place of the kernel, (kH, N, kW)."""
     products = [_rows(spare, 0, run.length) for run in plan.runs]
     by_place = [column for row in sums.unbind() for column in row.unbind(1)]
-    here, pixels = None, [planes]
-    for v, number, shift in plan.moves:
-        if number != here:
-            here, cut = number, _cut(planes, number, plan, room)
-            pixels = [_rows(cut, run.pixel, run.length) for run in plan.runs]
-        for k, run in enumerate(plan.runs):
-            torch.mul(seen[plan.shifts.index(shift)][k], pixels[k], out=products[k])
-            torch.sum(products[k], (1, 2), out=by_place[run.u * plan.columns.kernel + v])
+    for number, moves in plan.moves.items():
+        cut = _cut(planes, number, plan, room)
+        pixels = [_rows(cut, run.pixel, run.length) for run in plan.runs]
+        for v, shift in moves:
+            for k, run in enumerate(plan.runs):
+                torch.mul(seen[plan.shifts.index(shift)][k], pixels[k], out=products[k])
+                torch.sum(products[k], (1, 2), out=by_place[run.u * plan.columns.kernel + v])
 
 
 def _write_sums_at_once(sums: Tensor, back: Tensor, planes: Tensor, plan: Plan) -> None:
     """Write what ``_write_sums`` does for planes that are not cut: a row of the kernel in one product a plane."""
-    first, last = plan.moves[0].v, plan.moves[-1].v + 1
+    first, last = plan.moves[0][0].v, plan.moves[0][-1].v + 1
     for run in plan.runs:
         row = planes.narrow(1, run.pixel, run.length).flatten(1)[:, None]
         columns = back.narrow(2, run.output, run.length).flatten(2)
