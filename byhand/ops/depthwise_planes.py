@@ -102,6 +102,11 @@ class Plan:
         return tuple(sorted({move.shift for moves in self.moves.values() for move in moves}))
 
     @cached_property
+    def slack(self) -> int:
+        """Numbers of memory before and after planes that are moved, in whole lines of a cache."""
+        return -(-max((abs(shift) for shift in self.shifts), default=0) // 16) * 16
+
+    @cached_property
     def runs(self) -> tuple[Run, ...]:
         """What rows of the kernel see, the longest first."""
         runs = []
@@ -129,9 +134,9 @@ def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, pla
     y = x.new_empty(*x.shape[:2], plan.rows.places, plan.columns.places)
     factors, pixels, outputs = _factors(weight, len(x)), _planes(x), _planes(y)
     biases = None if bias is None else bias.expand(len(x), -1).reshape(-1, 1, 1)
-    for some, (room, spare) in _blocks(pixels, plan, (plan.cut[0], plan.columns.places)):
+    for some, room, copies in _blocks(pixels, plan, 1, (plan.cut[0], plan.columns.places)):
         out = outputs[some]
-        _add_up(out, _terms(out, pixels[some], _factors_of(factors, some), plan, room, spare))
+        _add_up(out, _terms(out, pixels[some], _factors_of(factors, some), plan, room, copies[0]))
         if biases is not None:
             out.add_(biases[some])
     return y, (x, weight, factors, plan)
@@ -145,11 +150,13 @@ def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, f
     d_x = x.new_empty(x.shape) if needed[0] else None
     # of each plane alone: those of a channel are added up at the end
     sums = x.new_zeros(weight.shape[2], len(pixels), weight.shape[3]) if needed[1] else None
-    shape = plan.rows.places, plan.cut[1]
-    for some, (room, back, spare) in _blocks(pixels, plan, (len(plan.shifts), *shape), shape):
-        g = gradients[some]
+    for some, room, copies in _blocks(pixels, plan, 1 + len(plan.shifts), (plan.rows.places, plan.cut[1])):
+        g, spare, back = gradients[some], copies[0], copies[1:]
         as_it_is = g.shape[2] == plan.cut[1] and not at_once  # only for the one product it stands beside what is moved
-        moved = [g if shift == 0 and as_it_is else _move(g, -shift, back[:, k]) for k, shift in enumerate(plan.shifts)]
+        moved = [
+            g if shift == 0 and as_it_is else _move(g, -shift, out)
+            for shift, out in zip(plan.shifts, back, strict=True)
+        ]
         seen = [[_rows(planes, run.output, run.length) for run in plan.runs] for planes in moved]
         if d_x is not None:
             _write_input_gradient(_planes(d_x)[some], seen, _factors_of(factors, some), plan, room)
@@ -185,16 +192,15 @@ def _factors_of(factors: Tensor, some: slice) -> Sequence[Tensor]:
     return factors[:, some].unbind()
 
 
-def _blocks(planes: Tensor, plan: Plan, *shapes: tuple[int, ...]) -> Iterator[tuple[slice, list[Tensor]]]:
-    """A few of the planes (N, H, W) after the other, with room for cut ones, and rooms of these shapes for each."""
-    numbers = max(math.prod(plan.cut), plan.rows.places * plan.columns.places)
-    step = max(BLOCK * torch.get_num_threads() // numbers, 1)
-    memory = rooms(planes, *((min(step, len(planes)), *shape) for shape in (plan.room, *shapes)))
+def _blocks(planes: Tensor, plan: Plan, copies: int, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """A few of the planes (N, H, W) after the other, with room for cut ones, and for so many copies of this size."""
+    most = max(math.prod(plan.cut), plan.rows.places * plan.columns.places)
+    step = min(max(BLOCK * torch.get_num_threads() // most, 1), max(len(planes), 1))
+    numbers = math.prod(size)
+    cut, memory = rooms(planes, (step, *plan.room), (copies, plan.slack + step * numbers + plan.slack))
     for start in range(0, len(planes), step):
-        some = slice(start, min(start + step, len(planes)))
-        if len(planes) - start < step < len(planes):  # the last is smaller
-            memory = [room[: some.stop - start] for room in memory]
-        yield some, memory
+        n = min(step, len(planes) - start)
+        yield slice(start, start + n), cut[:n], memory.narrow(1, plan.slack, n * numbers).unflatten(1, (n, *size))
 
 
 def _cut(planes: Tensor, number: int, plan: Plan, room: Tensor) -> Tensor:
@@ -205,10 +211,9 @@ def _cut(planes: Tensor, number: int, plan: Plan, room: Tensor) -> Tensor:
     for part in range(plan.rows.stride):
         rows = planes[:, part :: plan.rows.stride]
         out = cut[:, part * plan.height :][:, : rows.shape[1]]
-        if _in_pairs(planes, plan) and planes.dtype is torch.float32:
-            # Half of the time: two numbers are one of twice the size, the first of them its low half.
-            pairs, out = rows.view(torch.int64), out.view(torch.int32)
-            torch.bitwise_right_shift(pairs, 32, out=out) if number else out.copy_(pairs)
+        if number == 0 and _in_pairs(planes, plan) and planes.dtype is torch.float32:
+            # A third of the time: two numbers are one of twice the size, the first of them its low half.
+            out.view(torch.int32).copy_(rows.view(torch.int64))
         else:
             seen = rows[:, :, number :: plan.columns.stride]
             out[:, :, : seen.shape[2]] = seen
@@ -225,22 +230,33 @@ def _in_pairs(planes: Tensor, plan: Plan) -> bool:
 def _move(planes: Tensor, shift: int, room: Tensor) -> Tensor:
     """What each pixel of (N, H, W) has ``shift`` columns to its right, zero beyond the row, written into ``room``.
 
-    (N, H, W'), with any number of columns of its own.
+    (N, H, W'), with any number of columns of its own, and with that much memory before and after it to write to.
     """
     (N, H, width), places = planes.shape, room.shape[2]
-    if shift == 0 and width == places:
-        return room.copy_(planes)
-    first, last = max(-shift, 0), min(width - shift, places)
-    if width == places:  # one long run, in which what comes round from other rows is overwritten by zeros
-        along = H * width - abs(shift)
-        out = room.as_strided((N, along), (room.stride(0), 1), room.storage_offset() + first)
-        out.copy_(planes.as_strided((N, along), (planes.stride(0), 1), planes.storage_offset() + max(shift, 0)))
-    else:
+    if width != places:
+        first, last = max(-shift, 0), min(width - shift, places)
         room[:, :, first:last] = planes[:, :, first + shift : last + shift]
-    for start, stop in ((0, first), (last, places)):
-        if start < stop:
-            room[:, :, start:stop].zero_()
+        room[:, :, :first].zero_()
+        room[:, :, last:].zero_()
+        return room
+    if shift == 0:
+        return room.copy_(planes)
+    # One long run, in which columns that would come round into other rows have no bit left. To clear them afterwards is
+    # little work, done by one thread, which for that takes every line of the others' caches into its own.
+    bits = torch.int32 if planes.dtype is torch.float32 else torch.int64
+    out = room.as_strided((N, H * width), (H * width, 1), room.storage_offset() - shift)
+    torch.bitwise_and(planes.flatten(1).view(bits), _stays(H, width, shift, bits), out=out.view(bits))
+    ends = room.view(-1)
+    (ends[-shift:] if shift > 0 else ends[:-shift]).zero_()
     return room
+
+
+@lru_cache(maxsize=64)
+def _stays(height: int, width: int, shift: int, dtype: torch.dtype) -> Tensor:
+    """All bits where a column moved by ``shift`` stays in its row, no bit where it does not, (height · width,)."""
+    with torch.inference_mode(False):
+        columns = torch.arange(width, device="cpu") - shift
+        return ((columns < 0) | (columns >= width)).to(dtype).sub(1).repeat(height)
 
 
 def _rows(planes: Tensor, first: int, length: int) -> Tensor:
@@ -309,7 +325,7 @@ def _write_sums_at_once(sums: Tensor, back: Tensor, planes: Tensor, plan: Plan) 
     for run in plan.runs:
         row = planes.narrow(1, run.pixel, run.length).flatten(1)[:, None]
         columns = back.narrow(2, run.output, run.length).flatten(2)
-        torch.bmm(row, columns.mT, out=sums[run.u, :, None, first:last])
+        torch.bmm(row, columns.permute(1, 2, 0), out=sums[run.u, :, None, first:last])
 
 
 def _add_up(out: Tensor, terms: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
