@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from byhand import ops, prove
+from byhand import by_hand, ops, prove
 from byhand.ops import depthwise, depthwise_matrix, depthwise_planes
 from byhand.ops.layout import batch_innermost
 
@@ -267,6 +267,16 @@ def test_one_group_a_channel_goes_this_way_and_others_do_not():
     assert node(4, 4, 4, batch=16, size=10, layout=batch_innermost) == "depthwise_conv2dBackward"
     assert node(4, 4, 4, batch=64, layout=batch_innermost) == "depthwise_conv2dBackward"
     assert node(4, 4, 2) == node(4, 4, 1) == node(1, 4, 1) == "conv2dBackward"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # dynamo's, of each call that it does not follow
+def test_a_compiler_is_given_no_memory_that_holds_numbers_and_bits(monkeypatch):
+    monkeypatch.delattr(depthwise_planes, "conv2d")
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(8, 8, 3, padding=1, groups=8), random(4, 8, 20, 20).float()
+    compiled = torch.compile(by_hand(layer), backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), layer(x))
 
 
 def test_a_batch_comes_out_with_the_examples_innermost_and_a_few_images_as_they_came_in():

@@ -76,8 +76,11 @@ def axes(x: Tensor, weight: Tensor, stride, sides: Sides, dilation) -> tuple[Axi
 def one_after_another(x: Tensor, weight: Tensor) -> bool:
     """Whether images lie one after the other on a CPU, with one finite kernel a channel: then there are sooner ways.
 
-    They multiply zeros, of padding or of matrices, which a weight that is infinite would turn into NaN.
+    They multiply zeros, of padding or of matrices, which a weight that is infinite would turn into NaN. And they write
+    one piece of memory as numbers and as bits, which ``torch.compile`` cannot follow.
     """
+    if torch.compiler.is_compiling():
+        return False
     exact = x.dtype in (torch.float32, torch.float64)  # half precision would round the sum at each place
     fits = exact and x.device.type == "cpu" and len(weight) == x.shape[1] and not is_batch_innermost(x)
     return fits and math.isfinite(weight.detach().sum())

@@ -256,7 +256,7 @@ def _stays(height: int, width: int, shift: int, dtype: torch.dtype) -> Tensor:
     """All bits where a column moved by ``shift`` stays in its row, no bit where it does not, (height · width,)."""
     with torch.inference_mode(False):
         columns = torch.arange(width, device="cpu") - shift
-        return ((columns < 0) | (columns >= width)).to(dtype).sub(1).repeat(height)
+        return ((columns < 0) | (columns >= width)).to(dtype).sub(1).expand(height, -1).flatten()
 
 
 def _rows(planes: Tensor, first: int, length: int) -> Tensor:
