@@ -398,6 +398,15 @@ def test_rows_are_cut_to_the_shapes(channels, outputs, width, stride, tile, dept
     assert (plan.tile, plan.depth) == (tile, depth)
 
 
+@pytest.mark.parametrize("channels", [2, 16])
+def test_no_image_gives_no_output_and_no_gradient(channels):
+    x, weight = random(0, channels, 9, 9).requires_grad_(), random(channels, channels, 3, 3).requires_grad_()
+    y = ops.conv2d(x, weight, None, 2, 1)
+    y.sum().backward()
+    assert (y.shape, x.grad.shape) == ((0, channels, 5, 5), x.shape)
+    assert not weight.grad.any()
+
+
 def test_each_convolution_goes_the_way_of_its_shape_and_layout():
     def way(batch=16, channels=2, outputs=4, groups=1, kernel=3, size=8, layout=lambda x: x):
         x = layout(random(batch, channels, size, size)).requires_grad_()

@@ -16,7 +16,7 @@ take half of the time that they take out of it.
 Equal to the way of ``byhand.ops.convolution`` up to rounding.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from byhand.ops.depthwise import Axis, Sides, axes
 from byhand.ops.layout import ENOUGH, is_batch_innermost, sum_by_channel
+from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
 WIDE = 12  # channels from which on the products of single places are worth while
@@ -70,16 +71,18 @@ class Shifts:
         _, _, least, greatest = self.reach
         return max(self.size[1] - least, self.columns.places + max(greatest, 0))
 
-    def images(self, x: Tensor) -> "Room":
-        """Room for images of the shape of ``x`` (b, C, H, W), cut and with their zeros."""
+    @cached_property
+    def images(self) -> "Frame":
+        """For images, cut and with their zeros."""
         least, greatest, _, _ = self.reach
         cut = self.rows.stride, self.columns.stride
-        return Room(x, cut, -least, max(self.size[0], self.rows.places + greatest), self.pitch)
+        return Frame(cut, -least, max(self.size[0], self.rows.places + greatest), self.pitch)
 
-    def gradients(self, g: Tensor) -> "Room":
-        """Room for ∂L/∂Y of the shape of ``g`` (b, O, H', W'), with the zeros that shifts back will see."""
+    @cached_property
+    def gradients(self) -> "Frame":
+        """For ∂L/∂Y, with the zeros that shifts back will see."""
         least, greatest, _, _ = self.reach
-        return Room(g, (1, 1), max(greatest, 0), max(self.rows.places, self.size[0] - least), self.pitch)
+        return Frame((1, 1), max(greatest, 0), max(self.rows.places, self.size[0] - least), self.pitch)
 
 
 @lru_cache(maxsize=64)
@@ -88,34 +91,46 @@ def shifts_of(rows: Axis, columns: Axis) -> Shifts:
     return Shifts(rows, columns)
 
 
-class Room:
-    """Memory for a few images with zeros above, below and behind their rows, cut by ``stride``, to be filled often."""
+@dataclass(frozen=True)
+class Frame:
+    """How images (b, C, H, W), cut by ``stride``, lie in memory: with zeros above, below and behind their rows."""
 
-    def __init__(self, like: Tensor, stride: tuple[int, int], above: int, below: int, pitch: int) -> None:
-        self.stride, self.pitch, self.top = stride, pitch, above + 1  # one row more at each end, where shifts begin
-        self.memory = like.new_zeros(*like.shape[:2], *stride, self.top + below + 1, pitch)
+    stride: tuple[int, int]
+    above: int
+    below: int
+    pitch: int
 
-    def fill(self, x: Tensor) -> "Room":
-        """The room with the pixels of ``x`` (b, C, H, W), at most as many images as there is room for."""
+    @property
+    def top(self) -> int:
+        """The row where pixels begin; at each end is one more than shifts ask for, where they may begin and end."""
+        return self.above + 1
+
+    def shape(self, images: int, channels: int) -> tuple[int, ...]:
+        """Of the memory: (b, C, parts down, parts across, rows, pitch)."""
+        return images, channels, *self.stride, self.top + self.below + 1, self.pitch
+
+    def fill(self, memory: Tensor, x: Tensor) -> None:
+        """Write the pixels of as many images as there are between the zeros that stand there."""
         sH, sW = self.stride
-        self.filled = self.memory[: len(x)]
         for row in range(sH):
             for column in range(sW):
                 some = x[:, :, row::sH, column::sW]
-                self.filled[:, :, row, column, self.top : self.top + some.shape[2], : some.shape[3]] = some
-        return self
+                memory[: len(x), :, row, column, self.top : self.top + some.shape[2], : some.shape[3]] = some
 
-    def seen(self, cut: Place, shift: Place, rows: int) -> Tensor:
+    def seen(self, memory: Tensor, cut: Place, shift: Place, rows: int) -> Tensor:
         """One of the cut images, so many rows of it shifted, a view: (b, C, rows · pitch)."""
-        image, channel, row, column = self.filled.stride()[:4]
+        image, channel, row, column = memory.stride()[:4]
         start = cut[0] * row + cut[1] * column + (self.top + shift[0]) * self.pitch + shift[1]
-        return self.filled.as_strided((*self.filled.shape[:2], rows * self.pitch), (image, channel, 1), start)
+        shape, strides = (*memory.shape[:2], rows * self.pitch), (image, channel, 1)
+        return memory.as_strided(shape, strides, memory.storage_offset() + start)
 
 
 def worthwhile(x: Tensor, weight: Tensor, groups: int) -> bool:
     """Whether shifts compute it soonest: many channels, images of some size that lie one after the other in memory."""
     O, C, kH, kW = weight.shape
     if groups != 1 or kH * kW == 1 or min(O, C) < WIDE:
+        return False
+    if torch.compiler.is_compiling():  # which does not follow pieces of one memory that see each other
         return False
     if x.dtype not in (torch.float32, torch.float64):  # half precision would round the sum at each place
         return False
@@ -128,14 +143,15 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides,
 
 
 def conv2d_shifts_forward(x: Tensor, weight: Tensor, bias: Tensor | None, shifts: Shifts):
-    O, H, W = len(weight), shifts.rows.places, shifts.columns.places
-    step, kernels = _step(x, weight, shifts), weight.permute(2, 3, 0, 1).flatten(0, 1).contiguous()
+    (O, C), H, W = weight.shape[:2], shifts.rows.places, shifts.columns.places
+    step, kernels, frame = _step(x, weight, shifts), weight.permute(2, 3, 0, 1).flatten(0, 1), shifts.images
     y = x.new_empty(len(x), O, H, W)
-    room, sums = shifts.images(x[:step]), y.new_empty(*y[:step].shape[:2], H * shifts.pitch)
+    memory, sums = rooms(x, frame.shape(step, C), (step, O, H * shifts.pitch))
+    memory.zero_()
+    pairs = _pairs(kernels, [frame.seen(memory, *tap, H) for tap in shifts.taps.values()])
     for images, out in _blocks(step, x, y):
-        room.fill(images)
-        pairs = zip(kernels, (room.seen(*tap, H) for tap in shifts.taps.values()), strict=True)
-        total = _sum_of_products(pairs, sums[: len(out)]).view(len(out), O, H, -1)[..., :W]
+        frame.fill(memory, images)
+        total = _sum_of_products(pairs, sums[: len(out)]).view(-1, O, H, shifts.pitch)[..., :W]
         if bias is None:
             out.copy_(total)
         else:
@@ -144,27 +160,35 @@ def conv2d_shifts_forward(x: Tensor, weight: Tensor, bias: Tensor | None, shifts
 
 
 def conv2d_shifts_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, shifts: Shifts):
-    H, step = shifts.rows.places, _step(x, weight, shifts)
-    turned = weight.permute(2, 3, 1, 0).flatten(0, 1).contiguous()
+    (O, C), H, step = weight.shape[:2], shifts.rows.places, _step(x, weight, shifts)
     d_x = x.new_empty(x.shape) if needed[0] else None
-    d_kernels = torch.zeros_like(turned.mT) if needed[1] else None
-    gradients, room = shifts.gradients(grad[:step]), shifts.images(x[:step])
-    sums = x.new_empty(*x[:step].shape[:2], shifts.size[0] * shifts.pitch)
+    d_kernels = x.new_zeros(len(shifts.taps), O, C) if needed[1] else None
+    g, pixels, sums, products = rooms(
+        x,
+        shifts.gradients.shape(step, O),
+        shifts.images.shape(step, C),
+        (step, C, shifts.size[0] * shifts.pitch),
+        (step, O, C),
+    )
+    g.zero_()
+    if d_kernels is not None:
+        pixels.zero_()
+    ways_back = _ways_back(g, weight, shifts)
+    outputs = shifts.gradients.seen(g, (0, 0), (0, 0), H)
+    seen = [shifts.images.seen(pixels, *tap, H).mT for tap in shifts.taps.values()]
     for start in range(0, len(x), step):
-        some = slice(start, start + step)
-        gradients.fill(grad[some])
+        n = min(step, len(x) - start)
+        some = slice(start, start + n)
+        shifts.gradients.fill(g, grad[some])
         if d_x is not None:
-            _write_input_gradient(d_x[some], gradients, turned, shifts, sums)
+            _write_input_gradient(d_x[some], ways_back, shifts, sums[:n])
         if d_kernels is not None:
-            room.fill(x[some])
-            outputs = gradients.seen((0, 0), (0, 0), H)
-            seen = (room.seen(*tap, H) for tap in shifts.taps.values())
-            d_kernels += torch.stack([torch.bmm(outputs, pixels.mT).sum(0) for pixels in seen])
+            shifts.images.fill(pixels, x[some])
+            for d_kernel, columns in zip(d_kernels.unbind(), seen, strict=True):
+                d_kernel += torch.bmm(outputs[:n], columns[:n], out=products[:n]).sum(0)
     return (
         d_x,
-        d_kernels.view(*weight.shape[2:], *weight.shape[:2]).permute(2, 3, 0, 1).contiguous()
-        if d_kernels is not None
-        else None,
+        d_kernels.view(*weight.shape[2:], O, C).permute(2, 3, 0, 1).contiguous() if d_kernels is not None else None,
         sum_by_channel(grad) if needed[2] else None,
         None,
     )
@@ -174,39 +198,51 @@ _conv2d_shifts = operation(conv2d_shifts_forward, conv2d_shifts_backward)
 
 
 def _step(x: Tensor, weight: Tensor, shifts: Shifts) -> int:
-    """Images that go through at once, all of them on a GPU."""
-    if x.device.type != "cpu":
-        return max(len(x), 1)
+    """Images that go through at once, all of them on a GPU; the blocks are of one size, as nearly as that goes."""
     rows, columns = shifts.rows, shifts.columns
-    numbers = x.shape[1] * rows.size * columns.size + len(weight) * rows.places * columns.places
-    return max(max(BLOCK, weight.numel()) // max(numbers, 1), 1)
+    numbers = len(x) * (x.shape[1] * rows.size * columns.size + len(weight) * rows.places * columns.places)
+    blocks = max(round(numbers / max(BLOCK, weight.numel())), 1) if x.device.type == "cpu" else 1
+    return max(-(-len(x) // blocks), 1)
 
 
-def _sum_of_products(pairs: Iterable[tuple[Tensor, Tensor]], out: Tensor) -> Tensor:
-    """Write Σ kernel · pixels, (O, C) · (b, C, N), into ``out`` (b, O, N)."""
-    for number, (kernel, pixels) in enumerate(pairs):
+def _pairs(kernels: Tensor, seen: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Each of the matrices (places, O, C) for every image, and the pixels (b, C, N) that it is multiplied with."""
+    matrices = kernels.contiguous()[:, None].expand(-1, len(seen[0]), -1, -1).unbind()
+    return list(zip(matrices, seen, strict=True))
+
+
+def _sum_of_products(pairs: Sequence[tuple[Tensor, Tensor]], out: Tensor) -> Tensor:
+    """Write Σ kernel · pixels, (O, C) · (b, C, N), of the first images into ``out`` (b, O, N)."""
+    n = len(out)
+    for number, (kernels, pixels) in enumerate(pairs):
         if number:
-            torch.baddbmm(out, kernel.expand(len(pixels), -1, -1), pixels, out=out)
+            torch.baddbmm(out, kernels[:n], pixels[:n], out=out)
         else:
-            torch.bmm(kernel.expand(len(pixels), -1, -1), pixels, out=out)
+            torch.bmm(kernels[:n], pixels[:n], out=out)
     return out
 
 
-def _write_input_gradient(out: Tensor, gradients: Room, turned: Tensor, shifts: Shifts, sums: Tensor) -> None:
-    """Write ∂L/∂X (b, C, H, W) of the images whose ∂L/∂Y the room holds into ``out``; ``turned`` place by place."""
+def _ways_back(g: Tensor, weight: Tensor, shifts: Shifts) -> dict[Place, list[tuple[Tensor, Tensor]]]:
+    """For each of the cut images what its gradient is the sum of: matrices, and ∂L/∂Y shifted back, of ``g``."""
+    ways: dict[Place, list[tuple[Tensor, Tensor]]] = {}
+    turned = weight.permute(2, 3, 1, 0).flatten(0, 1)
+    taps = shifts.taps.values()
+    seen = [shifts.gradients.seen(g, (0, 0), (-down, -right), shifts.size[0]) for _, (down, right) in taps]
+    for (cut, _), pair in zip(taps, _pairs(turned, seen), strict=True):
+        ways.setdefault(cut, []).append(pair)
+    return ways
+
+
+def _write_input_gradient(out: Tensor, ways_back: dict, shifts: Shifts, sums: Tensor) -> None:
+    """Write ∂L/∂X (b, C, H, W) of images by way of ``sums``."""
     rows, columns = shifts.rows.stride, shifts.columns.stride
     for row in range(rows):
         for column in range(columns):
             some = out[:, :, row::rows, column::columns]
-            pairs = [
-                (kernel, gradients.seen((0, 0), (-down, -right), shifts.size[0]))
-                for kernel, (cut, (down, right)) in zip(turned, shifts.taps.values(), strict=True)
-                if cut == (row, column)
-            ]
-            if not pairs:  # no place of the kernel sees these pixels
+            if (row, column) not in ways_back:  # no place of the kernel sees these pixels
                 some.zero_()
                 continue
-            total = _sum_of_products(pairs, sums[: len(out)]).view(*out.shape[:2], -1, shifts.pitch)
+            total = _sum_of_products(ways_back[row, column], sums).view(-1, out.shape[1], shifts.size[0], shifts.pitch)
             some.copy_(total[:, :, : some.shape[2], : some.shape[3]])
 
 
