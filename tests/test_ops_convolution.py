@@ -426,7 +426,7 @@ def test_each_convolution_goes_the_way_of_its_shape_and_layout():
 @given(
     shape=st.one_of(
         st.tuples(*[st.integers(1, 4)] * 4),
-        st.tuples(st.integers(1, 4), st.sampled_from([(8, 8, 8), (512, 1, 1), (1, 16, 32)])).map(
+        st.tuples(st.integers(1, 12), st.sampled_from([(8, 8, 8), (512, 1, 1), (1, 16, 32)])).map(
             lambda s: (s[0], *s[1])
         ),
     ),

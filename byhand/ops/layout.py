@@ -5,6 +5,7 @@ operations keep it. What gains are the windows of convolution and pooling: the p
 side are one block of memory, a matrix of channels by examples that goes into a product as it is.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 from byhand.ops.room import rooms
 
 ENOUGH = 16  # examples in a batch from which on it is worth while
-PAGE = 4096  # bytes
+PAGE, LINE = 4096, 64  # bytes: addresses a page apart share lines of the cache
+WAYS = 8  # as many of them as stay there at once
 
 
 def is_batch_innermost(x: Tensor) -> bool:
@@ -26,18 +28,15 @@ def batch_innermost(x: Tensor) -> Tensor:
     if is_batch_innermost(x):
         return x
     B, C, H, W = x.shape
-    turned = x.reshape(B, C * H * W).t()
-    if C == 1 or H * W == 1:  # in one step, whose result is no memory that is kept
-        return turned.contiguous().view(C, H, W, B).permute(3, 0, 1, 2)
-    # In two steps, of a matrix turned over and of whole rows. In one it is as quick where there are some channels, but
-    # not where images lie a multiple of a page apart: what is read of each falls on the same few lines of the cache.
-    if C <= 4 or C * H * W * x.itemsize % PAGE == 0:
-        if torch.is_grad_enabled() and x.requires_grad:  # outside of our formulas
-            turned = turned.contiguous()
-        else:
-            (between,) = rooms(x, turned.shape)
-            turned = between.copy_(turned)
-        x = turned.view(C, H, W, B).permute(3, 0, 1, 2)
+    if 0 in x.stride() or (torch.is_grad_enabled() and x.requires_grad):  # one image again; or outside of our formulas
+        return x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+    if C == 1 or H * W == 1:  # a matrix, turned over
+        return x.reshape(B, C * H * W).t().contiguous().view(C, H, W, B).permute(3, 0, 1, 2)
+    numbers = C * H * W
+    if B * math.gcd(numbers * x.itemsize, PAGE) > WAYS * PAGE:
+        # What is read of each image falls on the same few lines of the cache, which hold fewer: so first a little apart.
+        (memory,) = rooms(x, (B, numbers + LINE // x.itemsize))
+        x = memory[:, :numbers].unflatten(1, (C, H, W)).copy_(x)
     return x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 
