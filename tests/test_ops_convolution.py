@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from byhand import ops
 from byhand.errors import SettingsError, ShapeError
 from byhand.nn import functional
-from byhand.ops import rows, shifts, strips
+from byhand.ops import columns, rows, shifts, strips
 from byhand.ops.layout import batch_innermost, sum_by_channel
 
 dtypes = st.sampled_from([torch.float32, torch.float64])
@@ -312,9 +312,10 @@ def test_the_functional_pad_refuses_what_has_no_twin():
     bias=st.booleans(),
     dtype=dtypes,
     layout=layouts,
+    few=st.sampled_from([0, 9]),  # the way back by rows too, or by columns
 )
 def test_convolution_by_rows_agrees_with_torch(
-    kernel, places, stride, dilation, rest, channels, outputs, bias, dtype, layout
+    kernel, places, stride, dilation, rest, channels, outputs, bias, dtype, layout, few
 ):
     height, width = (
         d * (k - 1) + 1 + s * (n - 1) + more
@@ -323,16 +324,18 @@ def test_convolution_by_rows_agrees_with_torch(
     x = laid_out(random(3, channels, height, width, dtype=dtype), layout)
     weight = random(outputs, channels, *kernel, dtype=dtype, seed=1)
     b = random(outputs, dtype=dtype, seed=2) if bias else None
-    assert_agree(
-        lambda x, weight, b: rows.conv2d(x, weight, b, stride, dilation),
-        lambda x, weight, b: F.conv2d(x, weight, b, stride, dilation=dilation),
-        x,
-        weight,
-        b,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "FEW", few)
+        assert_agree(
+            lambda x, weight, b: rows.conv2d(x, weight, b, stride, dilation),
+            lambda x, weight, b: F.conv2d(x, weight, b, stride, dilation=dilation),
+            x,
+            weight,
+            b,
+        )
 
 
-@pytest.mark.parametrize("way", [strips, shifts])
+@pytest.mark.parametrize("way", [columns, strips, shifts])
 @drawn
 @given(
     block=st.sampled_from([1, 400, 1 << 20]),  # one row or image at a time, a few, or all
@@ -348,7 +351,7 @@ def test_convolution_by_rows_agrees_with_torch(
     dtype=dtypes,
     layout=layouts,
 )
-def test_convolution_by_strips_and_by_shifts_agrees_with_torch(
+def test_convolution_by_columns_strips_and_shifts_agrees_with_torch(
     way, block, kernel, places, stride, dilation, rest, padding, channels, outputs, bias, dtype, layout
 ):
     height, width = (
@@ -361,6 +364,7 @@ def test_convolution_by_strips_and_by_shifts_agrees_with_torch(
     sides = (padding[1], padding[1], padding[0], padding[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(way, "BLOCK", block)
+        patch.setattr(columns, "KEPT", block)
         assert_agree(
             lambda x, weight, b: way.conv2d(x, weight, b, stride, sides, dilation),
             lambda x, weight, b: F.conv2d(x, weight, b, stride, padding, dilation),
@@ -370,9 +374,9 @@ def test_convolution_by_strips_and_by_shifts_agrees_with_torch(
         )
 
 
-@pytest.mark.parametrize("way", [strips, shifts])
+@pytest.mark.parametrize("way", [columns, strips, shifts])
 @pytest.mark.parametrize("sides", [(1, 0, 2, 0), (0, 3, 0, 1)])
-def test_strips_and_shifts_take_other_zeros_on_each_side(way, sides):
+def test_columns_strips_and_shifts_take_other_zeros_on_each_side(way, sides):
     x, weight = random(3, 4, 6, 7), random(5, 4, 3, 3, seed=1)
     assert_agree(
         lambda x, weight: way.conv2d(x, weight, None, (1, 1), sides, (1, 1)),
@@ -408,17 +412,19 @@ def test_no_image_gives_no_output_and_no_gradient(channels):
 
 
 def test_each_convolution_goes_the_way_of_its_shape_and_layout():
-    def way(batch=16, channels=2, outputs=4, groups=1, kernel=3, size=8, layout=lambda x: x):
+    def way(batch=16, channels=2, outputs=4, groups=1, kernel=3, size=8, stride=1, layout=lambda x: x):
         x = layout(random(batch, channels, size, size)).requires_grad_()
-        y = ops.conv2d(x, random(outputs, channels // groups, kernel, kernel), groups=groups)
+        y = ops.conv2d(x, random(outputs, channels // groups, kernel, kernel), stride=stride, groups=groups)
         return y.grad_fn.name().removesuffix("Backward")
 
     assert way() == "conv2d_rows"
     assert way(channels=11) == "conv2d_strips"
     assert way(channels=64, kernel=1) == "conv2d_rows"
     assert way(batch=8) == way(channels=4, groups=2) == way(channels=64, batch=8) == "conv2d"
-    assert way(channels=12, outputs=12, size=10) == way(channels=12, outputs=12, batch=1) == "conv2d_shifts"
-    assert way(channels=12, outputs=12, size=7) == "conv2d_strips"
+    assert way(channels=12, outputs=12, size=10) == way(channels=12, outputs=12, batch=1) == "conv2d"
+    assert way(channels=12, outputs=12, size=20) == way(channels=12, outputs=12, batch=1, size=80) == "conv2d_shifts"
+    assert way(channels=64, outputs=64, size=7, batch=32) == way(64, 64, 64, size=9, stride=2) == "conv2d_strips"
+    assert way(64, 64, 64, size=10, stride=2) == "conv2d"
     assert way(channels=12, outputs=12, size=10, layout=batch_innermost) == "conv2d_strips"
 
 

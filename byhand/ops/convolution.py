@@ -8,6 +8,7 @@ from torch import Tensor
 
 from byhand.errors import SettingsError, ShapeError
 from byhand.ops import (
+    columns,
     depthwise,
     depthwise_matrix,
     depthwise_planes,
@@ -15,7 +16,6 @@ from byhand.ops import (
     shifts,
     strips,
 )
-from byhand.ops.layout import sum_by_channel
 from byhand.ops.padding import pad2d
 from byhand.ops.tape import operation
 
@@ -126,62 +126,15 @@ def conv2d(
         if depthwise_matrix.worthwhile(input, *along):
             return depthwise_matrix.conv2d(input, weight, bias, *along)
         return depthwise_planes.conv2d(input, weight, bias, *along)
-    if shifts.worthwhile(input, weight, groups):
+    if columns.worthwhile(input, weight, stride, groups):
+        return columns.conv2d(input, weight, bias, stride, sides, dilation)
+    if shifts.worthwhile(input, weight, stride, groups):
         return shifts.conv2d(input, weight, bias, stride, sides, dilation)
     if strips.worthwhile(input, weight, groups):
         return strips.conv2d(input, weight, bias, stride, sides, dilation)
-    padded = pad2d(input, left, right, top, bottom)
-    if rows.worthwhile(padded, groups):
-        return rows.conv2d(padded, weight, bias, stride, dilation)
-    return _conv2d(padded, weight, bias, stride, dilation, groups)
-
-
-def conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride, dilation, groups: int):
-    O = len(weight)
-    seen = windows(x, (weight.shape[2], weight.shape[3]), stride, dilation)
-    B, _, _, _, H, W = seen.shape  # B C kH kW H' W'
-    columns = seen.reshape(B, groups, weight[0].numel(), H * W)
-    y = (weight.reshape(groups, O // groups, -1) @ columns).view(B, O, H, W)
-    if bias is not None:
-        y += bias[:, None, None]
-    return y, (columns, weight, x.shape, stride, dilation, groups)
-
-
-def conv2d_backward(needed, grad: Tensor, columns: Tensor, weight: Tensor, shape, stride, dilation, groups: int):
-    B, O, H, W = grad.shape
-    g = grad.reshape(B, groups, O // groups, H * W)
-    d_input = d_weight = d_bias = None
-    if needed[0]:
-        d_columns = weight.reshape(groups, O // groups, -1).mT @ g
-        d_input = fold(d_columns.view(B, shape[1], *weight.shape[2:], H, W), shape, stride, dilation)
-    if needed[1]:
-        d_weight = (g @ columns.mT).sum(0).view(weight.shape)
-    if needed[2]:
-        d_bias = sum_by_channel(grad)
-    return d_input, d_weight, d_bias, None, None, None
-
-
-_conv2d = operation(conv2d_forward, conv2d_backward)
-
-
-def windows(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
-    """The pixels under the kernel at each place, a view by strides: (B, C, H, W) -> (B, C, kH, kW, H', W')."""
-    B, C, H, W = x.shape
-    b, c, h, w = x.stride()
-    (kH, kW), (sH, sW), (dH, dW) = kernel, stride, dilation
-    places = (H - dH * (kH - 1) - 1) // sH + 1, (W - dW * (kW - 1) - 1) // sW + 1
-    return x.as_strided((B, C, kH, kW, *places), (b, c, dH * h, dW * w, sH * h, sW * w), x.storage_offset())
-
-
-def fold(seen: Tensor, shape: torch.Size, stride: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
-    """The sum of all windows, each added where it was cut: (B, C, kH, kW, H', W') -> (B, C, H, W), ``shape``."""
-    kH, kW, H, W = seen.shape[2:]
-    x = seen.new_zeros(shape)
-    for u in range(kH):
-        for v in range(kW):
-            top, left = u * dilation[0], v * dilation[1]
-            x[:, :, top : top + stride[0] * H : stride[0], left : left + stride[1] * W : stride[1]] += seen[:, :, u, v]
-    return x
+    if rows.worthwhile(input, groups):
+        return rows.conv2d(pad2d(input, *sides), weight, bias, stride, dilation)
+    return columns.conv2d(input, weight, bias, stride, sides, dilation, groups)
 
 
 def pair(name: str, value: Pair, least: int = 1) -> tuple[int, int]:

@@ -34,7 +34,7 @@ def batch_innermost(x: Tensor) -> Tensor:
         return x.reshape(B, C * H * W).t().contiguous().view(C, H, W, B).permute(3, 0, 1, 2)
     numbers = C * H * W
     if B * math.gcd(numbers * x.itemsize, PAGE) > WAYS * PAGE:
-        # What is read of each image falls on the same few lines of the cache, which hold fewer: so first a little apart.
+        # What is read of all images falls on the same few lines of the cache, which hold fewer: first a little apart.
         (memory,) = rooms(x, (B, numbers + LINE // x.itemsize))
         x = memory[:, :numbers].unflatten(1, (C, H, W)).copy_(x)
     return x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)

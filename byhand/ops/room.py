@@ -31,6 +31,8 @@ def rooms(like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
     They are the caller's until the next call on the same thread: for one forward or backward, which returns none of
     them and calls no other that takes rooms while it still needs its own.
     """
+    if torch.compiler.is_compiling():  # which looks after memory itself
+        return [like.new_empty(shape) for shape in shapes]
     mine = like.device.type == "cpu" and type(like) in (Tensor, Parameter)  # not one that only stands for a tensor
     found = _KEPT.rooms.get((like.dtype, shapes)) if mine else None
     if found is not None:

@@ -125,10 +125,10 @@ class Frame:
         return memory.as_strided(shape, strides, memory.storage_offset() + start)
 
 
-def worthwhile(x: Tensor, weight: Tensor, groups: int) -> bool:
+def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int], groups: int) -> bool:
     """Whether shifts compute it soonest: many channels, images of some size that lie one after the other in memory."""
     O, C, kH, kW = weight.shape
-    if groups != 1 or kH * kW == 1 or min(O, C) < WIDE:
+    if groups != 1 or kH * kW == 1 or min(O, C) < WIDE or stride != (1, 1):
         return False
     if torch.compiler.is_compiling():  # which does not follow pieces of one memory that see each other
         return False

@@ -1,10 +1,10 @@
 """Transposed convolution: a convolution's way back, as a layer that makes images larger."""
 
-import torch
 from torch import Tensor
 
 from byhand.errors import SettingsError, ShapeError
-from byhand.ops.convolution import Pair, fold, pair, windows
+from byhand.ops.columns import fold, windows
+from byhand.ops.convolution import Pair, pair
 from byhand.ops.layout import sum_by_channel
 from byhand.ops.tape import operation
 
@@ -64,7 +64,7 @@ def conv_transpose2d_forward(
     O = weight.shape[1] * groups
     columns = weight.reshape(groups, C // groups, -1).mT @ x.reshape(B, groups, C // groups, H * W)
     seen = columns.view(B, O, *weight.shape[2:], H, W)
-    y = _inside(fold(seen, torch.Size((B, O, *full)), stride, dilation), padding, size).contiguous()
+    y = _inside(fold(seen, seen.new_zeros(B, O, *full), stride, dilation), padding, size).contiguous()
     if bias is not None:
         y += bias[:, None, None]
     return y, (x, weight, stride, padding, dilation, groups, full)

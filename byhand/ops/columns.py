@@ -1,0 +1,148 @@
+"""Convolution by columns: the way for a few images, for strides, and for groups of channels.
+
+The window that each output sees becomes a column, so that the whole sum is one matrix product:
+
+    Y = W · columns,     ∂L/∂W = G · columnsᵀ,     ∂L/∂columns = Wᵀ · G,
+
+and what a column gets is added where it was cut. The columns hold each pixel kH · kW times. If they are not many they
+are kept for the way back; else those of a few images are there at once, and are cut again.
+
+Source: Chellapilla, Puri and Simard, High Performance Convolutional Neural Networks for Document Processing (2006).
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from byhand.ops.layout import is_batch_innermost, sum_by_channel
+from byhand.ops.room import rooms
+from byhand.ops.shifts import WIDE
+from byhand.ops.tape import operation
+
+KEPT = 3 << 20  # numbers in all columns up to which they are kept: 12 MB of float32
+BLOCK = 1 << 18  # numbers in the columns that are there at once otherwise, 1 MB, to stay in the processor's cache
+SMALL = 1 << 19  # numbers in all columns up to which they are sooner than shifts or strips
+LARGE = 100  # pixels of an image from which on they are sooner than strips where a stride leaves some out
+
+Sides = tuple[int, int, int, int]  # zeros at the left, right, top and bottom
+
+
+def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int], groups: int) -> bool:
+    """Whether columns compute it soonest: images one after the other, of many channels, small or with a stride."""
+    O, C, kH, kW = weight.shape
+    if groups != 1 or kH * kW == 1 or min(O, C) < WIDE or is_batch_innermost(x):
+        return False
+    numbers = x.numel() * kH * kW // math.prod(stride)
+    return numbers <= SMALL or (stride != (1, 1) and x[0, 0].numel() >= LARGE)
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation, groups: int = 1) -> Tensor:
+    """y[b, o, i, j] = bias[o] + Σ_{c, u, v} w[o, c, u, v] x[b, c, i·s + u·d, j·s + v·d], x with zeros at its sides."""
+    return _conv2d(x, weight, bias, stride, sides, dilation, groups)
+
+
+def conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation, groups: int):
+    seen = windows(_padded(x, sides), (weight.shape[2], weight.shape[3]), stride, dilation)
+    if seen.numel() <= KEPT:
+        seen = seen.contiguous()
+    y = x.new_empty(len(x), len(weight), *seen.shape[4:])
+    for some, columns, _ in _blocks(seen, groups):
+        out = y[some].view(len(columns), -1, columns.shape[2])
+        torch.bmm(_matrices(weight, groups, len(out)), columns, out=out)
+    if bias is not None:
+        y += bias[:, None, None]
+    return y, (seen, weight, x.shape, stride, sides, dilation, groups)
+
+
+def conv2d_backward(needed, grad: Tensor, seen: Tensor, weight: Tensor, shape, stride, sides: Sides, dilation, groups):
+    (B, C, H, W), (left, right, top, bottom) = shape, sides
+    grad = grad.contiguous()
+    size = top + H + bottom, left + W + right
+    single = seen.shape[2:] == (1, 1, *size)  # each pixel is a column
+    d_padded = (grad.new_empty if single else grad.new_zeros)(B, C, *size) if needed[0] else None
+    d_weight = grad.new_zeros(groups, len(weight) // groups, weight[0].numel()) if needed[1] else None
+    for some, columns, room in _blocks(seen, groups):
+        g = grad[some].view(len(columns), -1, columns.shape[2])
+        if d_weight is not None:
+            d_weight += torch.bmm(g, columns.mT).view(-1, *d_weight.shape).sum(0)
+        if d_padded is not None:
+            out = d_padded[some].view(room.shape) if single else room
+            torch.bmm(_matrices(weight, groups, len(g)).mT, g, out=out)
+            if not single:
+                fold(out.view(seen[some].shape), d_padded[some], stride, dilation)
+    return (
+        None if d_padded is None else d_padded[:, :, top : top + H, left : left + W],
+        None if d_weight is None else d_weight.view(weight.shape),
+        sum_by_channel(grad) if needed[2] else None,
+        None,
+        None,
+        None,
+        None,
+    )
+
+
+_conv2d = operation(conv2d_forward, conv2d_backward)
+
+
+def _padded(x: Tensor, sides: Sides) -> Tensor:
+    """The images one after the other, with zeros at their sides."""
+    if sides == (0, 0, 0, 0):
+        return x
+    (B, C, H, W), (left, right, top, bottom) = x.shape, sides
+    padded = x.new_zeros(B, C, top + H + bottom, left + W + right)
+    padded[:, :, top : top + H, left : left + W] = x
+    return padded
+
+
+def windows(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+    """The pixels under the kernel at each place, a view by strides: (B, C, H, W) -> (B, C, kH, kW, H', W')."""
+    B, C, H, W = x.shape
+    b, c, h, w = x.stride()
+    (kH, kW), (sH, sW), (dH, dW) = kernel, stride, dilation
+    places = (H - dH * (kH - 1) - 1) // sH + 1, (W - dW * (kW - 1) - 1) // sW + 1
+    return x.as_strided((B, C, kH, kW, *places), (b, c, dH * h, dW * w, sH * h, sW * w), x.storage_offset())
+
+
+def fold(seen: Tensor, out: Tensor, stride: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+    """Add what each of the windows (B, C, kH, kW, H', W') holds to where it was cut from ``out`` (B, C, H, W)."""
+    kH, kW, H, W = seen.shape[2:]
+    for u in range(kH):
+        for v in range(kW):
+            top, left = u * dilation[0], v * dilation[1]
+            out[:, :, top : top + stride[0] * H : stride[0], left : left + stride[1] * W : stride[1]] += seen[
+                :, :, u, v
+            ]
+    return out
+
+
+def _blocks(seen: Tensor, groups: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Columns of some images after the other, one matrix a group: (b · groups, C/groups kH kW, H' W').
+
+    And memory for as many numbers: that of the columns themselves where they are not kept.
+    """
+    B, C, kH, kW, H, W = seen.shape
+    kept, step = seen.is_contiguous(), B
+    if not kept and seen.device.type == "cpu":
+        step = -(-B // max(round(seen.numel() / BLOCK), 1))
+    matrix = C // groups * kH * kW, H * W
+    (room,) = rooms(seen, (step * groups, *matrix))
+    for start in range(0, B, max(step, 1)):
+        some = slice(start, min(start + step, B))
+        there = room[: (some.stop - start) * groups]
+        if kept:
+            yield some, seen[some].view(there.shape), there
+        else:
+            there.view(-1, *seen.shape[1:]).copy_(seen[some])
+            yield some, there, there
+
+
+def _matrices(weight: Tensor, groups: int, products: int) -> Tensor:
+    """The weight as one matrix a group, for so many products: (products, O/groups, C/groups kH kW)."""
+    by_group = weight.reshape(groups, len(weight) // groups, -1)
+    return (
+        by_group.expand(products // groups, -1, -1, -1).flatten(0, 1)
+        if groups > 1
+        else by_group.expand(products, -1, -1)
+    )
