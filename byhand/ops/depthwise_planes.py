@@ -195,7 +195,9 @@ def _factors_of(factors: Tensor, some: slice) -> Sequence[Tensor]:
 def _blocks(planes: Tensor, plan: Plan, copies: int, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """A few of the planes (N, H, W) after the other, with room for cut ones, and for so many copies of this size."""
     most = max(math.prod(plan.cut), plan.rows.places * plan.columns.places)
-    step = min(max(BLOCK * torch.get_num_threads() // most, 1), max(len(planes), 1))
+    # All of one size: of others each thread would find its share of the memory in the caches of the others.
+    blocks = max(round(len(planes) * most / (BLOCK * torch.get_num_threads())), 1)
+    step = max(-(-len(planes) // blocks), 1)
     numbers = math.prod(size)
     cut, memory = rooms(planes, (step, *plan.room), (copies, plan.slack + step * numbers + plan.slack))
     for start in range(0, len(planes), step):
