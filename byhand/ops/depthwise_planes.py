@@ -79,12 +79,9 @@ class Plan:
         """Rows and columns of a cut plane."""
         return self.rows.stride * self.height, -(-self.columns.size // self.columns.stride)
 
-    @cached_property
-    def room(self) -> tuple[int, int]:
-        """Rows and columns of the memory for a cut plane, or for one part of all of them; none if uncut."""
-        if self.uncut:
-            return 0, 0
-        return max(self.rows.stride, self.columns.stride) * self.height, self.cut[1]
+    def room(self, planes: int) -> tuple[int, int, int, int]:
+        """The memory for all that so many planes are cut into; none if uncut."""
+        return (0 if self.uncut else self.columns.stride, planes, *self.cut)
 
     @cached_property
     def moves(self) -> dict[int, list[Move]]:
@@ -134,15 +131,21 @@ def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, pla
     y = x.new_empty(*x.shape[:2], plan.rows.places, plan.columns.places)
     factors, pixels, outputs = _factors(weight, len(x)), _planes(x), _planes(y)
     biases = None if bias is None else bias.expand(len(x), -1).reshape(-1, 1, 1)
-    for some, room, copies in _blocks(pixels, plan, 1, (plan.cut[0], plan.columns.places)):
+    kept = None  # what planes are cut into: if they all go through at once, for the way back too
+    if not plan.uncut and _step(pixels, plan) >= len(pixels):
+        kept = x.new_empty(plan.room(len(pixels)))
+    for some, room, spare, _ in _blocks(pixels, plan):
         out = outputs[some]
-        _add_up(out, _terms(out, pixels[some], _factors_of(factors, some), plan, room, copies[0]))
+        cut = _cut(pixels[some], plan, room if kept is None else kept)
+        _add_up(out, _terms(out, cut, _factors_of(factors, some), plan, spare))
         if biases is not None:
             out.add_(biases[some])
-    return y, (x, weight, factors, plan)
+    return y, (x, weight, factors, kept, plan)
 
 
-def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor, plan: Plan):
+def depthwise_planes_backward(
+    needed, grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor, kept: Tensor | None, plan: Plan
+):
     if not any(needed[:2]):
         return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, plan.rows, plan.columns)[:4]
     pixels, gradients = _planes(x), _planes(grad)
@@ -150,7 +153,7 @@ def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, f
     d_x = x.new_empty(x.shape) if needed[0] else None
     # of each plane alone: those of a channel are added up at the end
     sums = x.new_zeros(weight.shape[2], len(pixels), weight.shape[3]) if needed[1] else None
-    for some, room, copies in _blocks(pixels, plan, 1 + len(plan.shifts), (plan.rows.places, plan.cut[1])):
+    for some, room, _, copies in _blocks(pixels, plan):
         g, spare, back = gradients[some], copies[0], copies[1:]
         as_it_is = g.shape[2] == plan.cut[1] and not at_once  # only for the one product it stands beside what is moved
         moved = [
@@ -164,7 +167,8 @@ def depthwise_planes_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, f
             if at_once:
                 _write_sums_at_once(sums[:, some], back, pixels[some], plan)
             else:
-                _write_sums(sums[:, some], seen, pixels[some], plan, room, spare)
+                cut = _cut(pixels[some], plan, room) if kept is None else kept.unbind()
+                _write_sums(sums[:, some], seen, cut, plan, spare)
     d_weight = None
     if sums is not None:
         d_weight = sums.view(len(sums), len(x), -1, sums.shape[2]).sum(1).transpose(0, 1)[:, None].contiguous()
@@ -192,35 +196,63 @@ def _factors_of(factors: Tensor, some: slice) -> Sequence[Tensor]:
     return factors[:, some].unbind()
 
 
-def _blocks(planes: Tensor, plan: Plan, copies: int, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """A few of the planes (N, H, W) after the other, with room for cut ones, and for so many copies of this size."""
+def _step(planes: Tensor, plan: Plan) -> int:
+    """How many of the planes go through at once; in blocks of one size, as nearly as that goes."""
     most = max(math.prod(plan.cut), plan.rows.places * plan.columns.places)
-    # All of one size: of others each thread would find its share of the memory in the caches of the others.
     blocks = max(round(len(planes) * most / (BLOCK * torch.get_num_threads())), 1)
-    step = max(-(-len(planes) // blocks), 1)
-    numbers = math.prod(size)
-    cut, memory = rooms(planes, (step, *plan.room), (copies, plan.slack + step * numbers + plan.slack))
+    return max(-(-len(planes) // blocks), 1)
+
+
+def _blocks(planes: Tensor, plan: Plan) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """A few of the planes (N, H, W) after the other, with room for cut ones, for one that is moved, and for gradients.
+
+    The room is one and the same for all blocks, and each part of it lies at one place whichever way it goes: else each
+    thread would find its share of the memory in the caches of the others.
+    """
+    step, shapes = _step(planes, plan), [(1, plan.cut[0], plan.columns.places)]
+    shapes.append((1 + len(plan.shifts), plan.rows.places, plan.cut[1]))
+    cut, *memory = rooms(
+        planes,
+        plan.room(step),
+        *((copies, plan.slack + step * H * W + plan.slack) for copies, H, W in shapes),
+    )
     for start in range(0, len(planes), step):
         n = min(step, len(planes) - start)
-        yield slice(start, start + n), cut[:n], memory.narrow(1, plan.slack, n * numbers).unflatten(1, (n, *size))
+        spare, gradients = (
+            some.narrow(1, plan.slack, n * H * W).unflatten(1, (n, H, W))
+            for some, (_, H, W) in zip(memory, shapes, strict=True)
+        )
+        yield slice(start, start + n), cut[:, :n], spare[0], gradients
 
 
-def _cut(planes: Tensor, number: int, plan: Plan, room: Tensor) -> Tensor:
-    """One of the cut planes of (N, H, W), written into ``room`` unless it is the plane itself."""
+def _cut(planes: Tensor, plan: Plan, room: Tensor) -> Sequence[Tensor]:
+    """What planes (N, H, W) are cut into, each (N, rows, columns), written into ``room``; the planes if uncut."""
     if plan.uncut:
-        return planes
-    cut = room[:, : plan.cut[0]]
-    for part in range(plan.rows.stride):
-        rows = planes[:, part :: plan.rows.stride]
-        out = cut[:, part * plan.height :][:, : rows.shape[1]]
-        if number == 0 and _in_pairs(planes, plan) and planes.dtype is torch.float32:
-            # A third of the time: two numbers are one of twice the size, the first of them its low half.
-            out.view(torch.int32).copy_(rows.view(torch.int64))
-        else:
-            seen = rows[:, :, number :: plan.columns.stride]
-            out[:, :, : seen.shape[2]] = seen
-            out[:, :, seen.shape[2] :].zero_()  # a column that other cut planes have and this one has not
+        return (planes,)
+    cut = room.unbind()
+    for number in plan.moves:
+        pairs = number == 0 and _in_pairs(planes, plan) and planes.dtype is torch.float32
+        # A third of the time: two numbers are one of twice the size, the first of them its low half.
+        for out, rows in _parts(cut[number], planes.view(torch.int64) if pairs else planes, plan):
+            if pairs:
+                out.view(torch.int32).copy_(rows)
+                continue
+            seen = rows[..., number :: plan.columns.stride]
+            if seen.shape[-1] == out.shape[-1]:
+                out.copy_(seen)
+            else:  # without a column that other cut planes have
+                out[..., : seen.shape[-1]] = seen
+                out[..., seen.shape[-1] :].zero_()
     return cut
+
+
+def _parts(cut: Tensor, planes: Tensor, plan: Plan) -> list[tuple[Tensor, Tensor]]:
+    """The parts of cut planes, each with the rows that belong there: all of them at once if they are of one size."""
+    stride = plan.rows.stride
+    if planes.shape[1] % stride == 0:
+        return [(cut.unflatten(1, (stride, -1)), planes.unflatten(1, (-1, stride)).transpose(1, 2))]
+    rows = [planes[:, part::stride] for part in range(stride)]
+    return [(out[:, : some.shape[1]], some) for out, some in zip(cut.split(plan.height, 1), rows, strict=True)]
 
 
 def _in_pairs(planes: Tensor, plan: Plan) -> bool:
@@ -267,14 +299,14 @@ def _rows(planes: Tensor, first: int, length: int) -> Tensor:
 
 
 def _terms(
-    out: Tensor, planes: Tensor, factors: Sequence[Tensor], plan: Plan, room: Tensor, spare: Tensor
+    out: Tensor, cut: Sequence[Tensor], factors: Sequence[Tensor], plan: Plan, spare: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """For each place of the kernel the rows of output that see pixels, those pixels, and the factor."""
     outputs = [_rows(out, run.output, run.length) for run in plan.runs]
     for number, moves in plan.moves.items():
-        cut = _cut(planes, number, plan, room)
+        planes = cut[number]
         for v, shift in moves:
-            moved = cut if shift == 0 and cut.shape == spare.shape else _move(cut, shift, spare)
+            moved = planes if shift == 0 and planes.shape == spare.shape else _move(planes, shift, spare)
             for run, part in zip(plan.runs, outputs, strict=True):
                 yield part, _rows(moved, run.pixel, run.length), factors[run.u * plan.columns.kernel + v]
 
@@ -283,38 +315,36 @@ def _write_input_gradient(
     d_x: Tensor, seen: list[list[Tensor]], factors: Sequence[Tensor], plan: Plan, room: Tensor
 ) -> None:
     """Write ∂L/∂x of planes (N, H, W), of the gradients moved back by each shift, of which each run is given."""
-    for part in range(plan.rows.stride):
-        first, rows = part * plan.height, d_x[:, part :: plan.rows.stride]
-        outs = [d_x] if plan.uncut else room[:, : plan.columns.stride * plan.height].split(plan.height, 1)
-        runs = [(k, run) for k, run in enumerate(plan.runs) if run.pixel // plan.height == part]
-        for number, out in enumerate(outs):
-            pixels = [_rows(out, run.pixel - first, run.length) for _, run in runs]
+    cut = (d_x,) if plan.uncut else room.unbind()
+    for number, planes in enumerate(cut):
+        moves = plan.moves.get(number, ())
+        for part, out in enumerate(planes.split(plan.height, 1)):
+            runs = [(k, run) for k, run in enumerate(plan.runs) if run.pixel // plan.height == part]
+            pixels = [_rows(out, run.pixel - part * plan.height, run.length) for _, run in runs]
             terms = (
                 (some, seen[plan.shifts.index(move.shift)][k], factors[run.u * plan.columns.kernel + move.v])
-                for move in plan.moves.get(number, ())
+                for move in moves
                 for (k, run), some in zip(runs, pixels, strict=True)
             )
             _add_up(out, terms)
-        if plan.uncut:
-            return
-        if _in_pairs(d_x, plan):
-            left, right = (out[:, : rows.shape[1]] for out in outs)
-            torch.complex(left, right, out=torch.view_as_complex(rows.unflatten(2, (-1, 2))))  # half of the time
-        else:
-            for number, out in enumerate(outs):
-                some = rows[:, :, number :: plan.columns.stride]
-                some.copy_(out[:, : some.shape[1], : some.shape[2]])
+    if plan.uncut:
+        return
+    if _in_pairs(d_x, plan):
+        pairs = torch.view_as_complex(d_x.unflatten(2, (-1, 2)))
+        for (left, rows), (right, _) in zip(*(_parts(planes, pairs, plan) for planes in cut), strict=True):
+            torch.complex(left, right, out=rows)  # half of the time
+        return
+    for number, planes in enumerate(cut):
+        for out, rows in _parts(planes, d_x[:, :, number :: plan.columns.stride], plan):
+            rows.copy_(out[..., : rows.shape[-1]])
 
 
-def _write_sums(
-    sums: Tensor, seen: list[list[Tensor]], planes: Tensor, plan: Plan, room: Tensor, spare: Tensor
-) -> None:
-    """Write Σ g · (x moved) of each of the planes (N, H, W) for each place of the kernel, (kH, N, kW)."""
+def _write_sums(sums: Tensor, seen: list[list[Tensor]], cut: Sequence[Tensor], plan: Plan, spare: Tensor) -> None:
+    """Write Σ g · (x moved) of each of the planes, (N, rows, columns), for each place of the kernel, (kH, N, kW)."""
     products = [_rows(spare, 0, run.length) for run in plan.runs]
     by_place = [column for row in sums.unbind() for column in row.unbind(1)]
     for number, moves in plan.moves.items():
-        cut = _cut(planes, number, plan, room)
-        pixels = [_rows(cut, run.pixel, run.length) for run in plan.runs]
+        pixels = [_rows(cut[number], run.pixel, run.length) for run in plan.runs]
         for v, shift in moves:
             for k, run in enumerate(plan.runs):
                 torch.mul(seen[plan.shifts.index(shift)][k], pixels[k], out=products[k])
