@@ -35,6 +35,7 @@ from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
 BLOCK = 1 << 18  # pixels that go through at once, for each thread: 1 MB of float32, and some copies of them
+KEPT = 1 << 20  # pixels of planes that are cut up to which they are cut once: more is memory anew, page by page
 LARGE = 144  # pixels of a plane from which on a matrix product of a few rows is sooner than to multiply and add up each
 
 
@@ -131,9 +132,9 @@ def depthwise_planes_forward(x: Tensor, weight: Tensor, bias: Tensor | None, pla
     y = x.new_empty(*x.shape[:2], plan.rows.places, plan.columns.places)
     factors, pixels, outputs = _factors(weight, len(x)), _planes(x), _planes(y)
     biases = None if bias is None else bias.expand(len(x), -1).reshape(-1, 1, 1)
-    kept = None  # what planes are cut into: if they all go through at once, for the way back too
-    if not plan.uncut and _step(pixels, plan) >= len(pixels):
-        kept = x.new_empty(plan.room(len(pixels)))
+    # What a few planes are cut into is kept for the way back.
+    keep = not plan.uncut and pixels.numel() <= KEPT and _step(pixels, plan) >= len(pixels)
+    kept = x.new_empty(plan.room(len(pixels))) if keep else None
     for some, room, spare, _ in _blocks(pixels, plan):
         out = outputs[some]
         cut = _cut(pixels[some], plan, room if kept is None else kept)
@@ -229,30 +230,28 @@ def _cut(planes: Tensor, plan: Plan, room: Tensor) -> Sequence[Tensor]:
     """What planes (N, H, W) are cut into, each (N, rows, columns), written into ``room``; the planes if uncut."""
     if plan.uncut:
         return (planes,)
-    cut = room.unbind()
+    cut, stride = room.unbind(), plan.rows.stride
     for number in plan.moves:
         pairs = number == 0 and _in_pairs(planes, plan) and planes.dtype is torch.float32
         # A third of the time: two numbers are one of twice the size, the first of them its low half.
-        for out, rows in _parts(cut[number], planes.view(torch.int64) if pairs else planes, plan):
-            if pairs:
-                out.view(torch.int32).copy_(rows)
-                continue
-            seen = rows[..., number :: plan.columns.stride]
-            if seen.shape[-1] == out.shape[-1]:
-                out.copy_(seen)
-            else:  # without a column that other cut planes have
-                out[..., : seen.shape[-1]] = seen
-                out[..., seen.shape[-1] :].zero_()
+        seen = planes.view(torch.int64) if pairs else planes[:, :, number :: plan.columns.stride]
+        out = cut[number].view(torch.int32) if pairs else cut[number]
+        if seen.shape[2] < out.shape[2]:  # without a column that other cut planes have
+            out[:, :, seen.shape[2] :].zero_()
+            out = out[:, :, : seen.shape[2]]
+        if seen.shape[1] % stride == 0:  # all parts at once
+            out.unflatten(1, (stride, -1)).copy_(seen.unflatten(1, (-1, stride)).transpose(1, 2))
+        else:
+            for part, rows in _parts(out, seen, plan):
+                part.copy_(rows)
     return cut
 
 
-def _parts(cut: Tensor, planes: Tensor, plan: Plan) -> list[tuple[Tensor, Tensor]]:
-    """The parts of cut planes, each with the rows that belong there: all of them at once if they are of one size."""
-    stride = plan.rows.stride
-    if planes.shape[1] % stride == 0:
-        return [(cut.unflatten(1, (stride, -1)), planes.unflatten(1, (-1, stride)).transpose(1, 2))]
-    rows = [planes[:, part::stride] for part in range(stride)]
-    return [(out[:, : some.shape[1]], some) for out, some in zip(cut.split(plan.height, 1), rows, strict=True)]
+def _parts(cut: Tensor, planes: Tensor, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+    """The parts of cut planes (N, rows, columns), each with the rows of the planes (N, H, W) that belong there."""
+    for part, out in enumerate(cut.split(plan.height, 1)):
+        rows = planes[:, part :: plan.rows.stride]
+        yield out[:, : rows.shape[1]], rows
 
 
 def _in_pairs(planes: Tensor, plan: Plan) -> bool:
