@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from byhand.ops.depthwise import Sides
 from byhand.ops.layout import is_batch_innermost, sum_by_channel
 from byhand.ops.room import rooms
 from byhand.ops.shifts import WIDE
@@ -25,8 +26,6 @@ KEPT = 3 << 20  # numbers in all columns up to which they are kept: 12 MB of flo
 BLOCK = 1 << 18  # numbers in the columns that are there at once otherwise, 1 MB, to stay in the processor's cache
 SMALL = 1 << 19  # numbers in all columns up to which they are sooner than shifts or strips
 LARGE = 100  # pixels of an image from which on they are sooner than strips where a stride leaves some out
-
-Sides = tuple[int, int, int, int]  # zeros at the left, right, top and bottom
 
 
 def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int], groups: int) -> bool:
@@ -48,8 +47,8 @@ def conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides
     if seen.numel() <= KEPT:
         seen = seen.contiguous()
     y = x.new_empty(len(x), len(weight), *seen.shape[4:])
-    for some, columns, _ in _blocks(seen, groups):
-        out = y[some].view(len(columns), -1, columns.shape[2])
+    for some, columns in _blocks(seen, groups):
+        out = y[some].view(len(columns), len(weight) // groups, columns.shape[2])
         torch.bmm(_matrices(weight, groups, len(out)), columns, out=out)
     if bias is not None:
         y += bias[:, None, None]
@@ -58,20 +57,22 @@ def conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides
 
 def conv2d_backward(needed, grad: Tensor, seen: Tensor, weight: Tensor, shape, stride, sides: Sides, dilation, groups):
     (B, C, H, W), (left, right, top, bottom) = shape, sides
-    grad = grad.contiguous()
-    size = top + H + bottom, left + W + right
-    single = seen.shape[2:] == (1, 1, *size)  # each pixel is a column
-    d_padded = (grad.new_empty if single else grad.new_zeros)(B, C, *size) if needed[0] else None
+    size, grad = (top + H + bottom, left + W + right), grad.contiguous()
+    alone = seen.shape[2:] == (1, 1, *size)  # each pixel is a column
+    d_padded = (grad.new_empty if alone else grad.new_zeros)(B, C, *size) if needed[0] else None
     d_weight = grad.new_zeros(groups, len(weight) // groups, weight[0].numel()) if needed[1] else None
-    for some, columns, room in _blocks(seen, groups):
-        g = grad[some].view(len(columns), -1, columns.shape[2])
+    for some, columns in _blocks(seen, groups):
+        g = grad[some].view(len(columns), len(weight) // groups, columns.shape[2])
         if d_weight is not None:
-            d_weight += torch.bmm(g, columns.mT).view(-1, *d_weight.shape).sum(0)
+            d_weight += torch.bmm(g, columns.mT).unflatten(0, (-1, groups)).sum(0)
         if d_padded is not None:
-            out = d_padded[some].view(room.shape) if single else room
-            torch.bmm(_matrices(weight, groups, len(g)).mT, g, out=out)
-            if not single:
-                fold(out.view(seen[some].shape), d_padded[some], stride, dilation)
+            if alone:
+                d_columns = d_padded[some].view(columns.shape)
+            else:
+                d_columns = rooms(columns, columns.shape)[0] if seen.is_contiguous() else columns
+            torch.bmm(_matrices(weight, groups, len(g)).mT, g, out=d_columns)
+            if not alone:
+                fold(d_columns.view(seen[some].shape), d_padded[some], stride, dilation)
     return (
         None if d_padded is None else d_padded[:, :, top : top + H, left : left + W],
         None if d_weight is None else d_weight.view(weight.shape),
@@ -84,6 +85,12 @@ def conv2d_backward(needed, grad: Tensor, seen: Tensor, weight: Tensor, shape, s
 
 
 _conv2d = operation(conv2d_forward, conv2d_backward)
+
+
+def gradients_by_columns(needed, grad: Tensor, x: Tensor, weight: Tensor, stride, dilation):
+    """∂L/∂x, ∂L/∂W and ∂L/∂bias of a convolution of padded images, one after the other, which keeps no columns."""
+    seen = windows(x, (weight.shape[2], weight.shape[3]), stride, dilation)
+    return conv2d_backward(needed, grad, seen, weight, x.shape, stride, (0, 0, 0, 0), dilation, 1)[:3]
 
 
 def _padded(x: Tensor, sides: Sides) -> Tensor:
@@ -108,34 +115,30 @@ def windows(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], dilatio
 def fold(seen: Tensor, out: Tensor, stride: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
     """Add what each of the windows (B, C, kH, kW, H', W') holds to where it was cut from ``out`` (B, C, H, W)."""
     kH, kW, H, W = seen.shape[2:]
+    (sH, sW), (dH, dW) = stride, dilation
     for u in range(kH):
+        rows = slice(u * dH, u * dH + sH * H, sH)
         for v in range(kW):
-            top, left = u * dilation[0], v * dilation[1]
-            out[:, :, top : top + stride[0] * H : stride[0], left : left + stride[1] * W : stride[1]] += seen[
-                :, :, u, v
-            ]
+            out[:, :, rows, v * dW : v * dW + sW * W : sW] += seen[:, :, u, v]
     return out
 
 
-def _blocks(seen: Tensor, groups: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+def _blocks(seen: Tensor, groups: int) -> Iterator[tuple[slice, Tensor]]:
     """Columns of some images after the other, one matrix a group: (b · groups, C/groups kH kW, H' W').
 
-    And memory for as many numbers: that of the columns themselves where they are not kept.
+    All at once if they are kept; else in memory that serves all of them, and may be written to.
     """
     B, C, kH, kW, H, W = seen.shape
-    kept, step = seen.is_contiguous(), B
-    if not kept and seen.device.type == "cpu":
-        step = -(-B // max(round(seen.numel() / BLOCK), 1))
     matrix = C // groups * kH * kW, H * W
-    (room,) = rooms(seen, (step * groups, *matrix))
-    for start in range(0, B, max(step, 1)):
+    if seen.is_contiguous():
+        yield slice(0, B), seen.view(B * groups, *matrix)
+        return
+    blocks = max(round(seen.numel() / BLOCK), 1) if seen.device.type == "cpu" else 1
+    step = -(-B // blocks)
+    (memory,) = rooms(seen, (step, *seen.shape[1:]))
+    for start in range(0, B, step):
         some = slice(start, min(start + step, B))
-        there = room[: (some.stop - start) * groups]
-        if kept:
-            yield some, seen[some].view(there.shape), there
-        else:
-            there.view(-1, *seen.shape[1:]).copy_(seen[some])
-            yield some, there, there
+        yield some, memory[: some.stop - start].copy_(seen[some]).view(-1, *matrix)
 
 
 def _matrices(weight: Tensor, groups: int, products: int) -> Tensor:

@@ -94,11 +94,10 @@ def conv2d(
     image (C, H, W) gives (O, H', W'). ``padding`` counts pixels on each side, or is ``"same"`` or ``"valid"``. With
     ``groups`` output channels see only their own share of the input channels.
 
-    The window that each output sees becomes a column, so that the whole sum is one matrix product:
-    Y = W · columns, ∂L/∂W = G · columnsᵀ, ∂L/∂columns = Wᵀ · G, and what a column gets is added where it was cut.
-    Images of many channels go the way of ``byhand.ops.shifts``, or of ``byhand.ops.strips`` if the batch is innermost
-    in memory, batches of few channels that of ``byhand.ops.rows``, and kernels of one channel each that of
-    ``byhand.ops.depthwise``, ``depthwise_matrix`` or ``depthwise_planes``, which compute the same sooner.
+    Where the batch is innermost in memory images of many channels go the way of ``byhand.ops.strips``, of few channels
+    that of ``byhand.ops.rows``; images that lie one after the other that of ``byhand.ops.shifts``, or of
+    ``byhand.ops.columns`` if they are small or there is a stride; kernels of one channel each that of
+    ``byhand.ops.depthwise``, ``depthwise_matrix`` or ``depthwise_planes``. All compute the same.
 
     Raises ShapeError where channels or groups do not fit or the kernel is larger than the padded input.
     """

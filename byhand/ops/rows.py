@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from byhand.ops import columns
+from byhand.ops.columns import gradients_by_columns
 from byhand.ops.layout import ENOUGH, batch_innermost, is_batch_innermost, sum_by_channel
 from byhand.ops.tape import operation
 
@@ -109,8 +109,7 @@ def conv2d_rows_forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Pl
 
 def conv2d_rows_backward(needed, grad: Tensor, seen: Tensor, banded: Tensor, x: Tensor, weight: Tensor, plan: Plan):
     if x.shape[1] <= FEW and not is_batch_innermost(grad):  # to turn over the images is less work
-        cut = columns.windows(x.contiguous(), (weight.shape[2], weight.shape[3]), plan.stride, plan.dilation)
-        return columns.conv2d_backward(needed, grad, cut, weight, x.shape, plan.stride, (0,) * 4, plan.dilation, 1)[:4]
+        return *gradients_by_columns(needed, grad, x.contiguous(), weight, plan.stride, plan.dilation), None
     g = pixels_of(grad)
     B, C, H, W = x.shape
     d_input = d_weight = d_bias = None
