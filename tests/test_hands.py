@@ -13,6 +13,7 @@ import byhand
 from byhand.errors import UnknownLayer
 from byhand.nn import by_hand, by_library
 from byhand.nn.hands import LAYERS, ForwardByHand
+from byhand.ops.tape import Tape
 
 HAND = tuple(hand for _, hand in LAYERS)
 LIBRARY = tuple(library for library, _ in LAYERS)
@@ -582,3 +583,27 @@ def test_a_batch_of_images_lies_in_another_order_in_memory_and_own_code_does_not
         torch.manual_seed(0)
         model = Viewer().double()
     assert_same_outcome(by_hand(model), model, random(20, 1, 8, 8))
+
+
+def test_a_convolution_alone_keeps_the_order_in_memory_and_one_in_a_network_leads_the_batch_in():
+    layer, x = nn.Conv2d(2, 8, 3).double(), random(16, 2, 9, 9)
+    alone = by_hand(layer)
+    inside = by_hand(nn.Sequential(nn.Identity(), layer))
+    assert alone(x).is_contiguous()
+    assert inside(x).permute(2, 3, 1, 0).is_contiguous()
+    assert by_hand(nn.Sequential(nn.Identity(), by_library(alone)))(x).permute(2, 3, 1, 0).is_contiguous()
+    assert vars(by_library(alone)).keys() == vars(layer).keys()
+    assert_same_outcome(alone, layer, x)
+    torch.testing.assert_close(inside(x), layer(x))
+
+
+def test_images_of_few_channels_in_the_middle_of_a_network_are_no_end_of_the_tape():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = by_hand(nn.Sequential(nn.ConvTranspose2d(1, 2, 2), nn.Conv2d(2, 4, 2))).double()
+    x, parameters = random(16, 1, 2, 2), list(model.parameters())
+    wanted = torch.autograd.grad(byhand.ops.squared_loss(model(x), torch.zeros(16, 4, 2, 2), "sum"), parameters)
+    with Tape(parameters) as tape:
+        loss = byhand.ops.squared_loss(model(x), torch.zeros(16, 4, 2, 2), "sum")
+    for got, want in zip(tape.gradients(loss), wanted, strict=True):
+        torch.testing.assert_close(got, want)

@@ -312,10 +312,9 @@ def test_the_functional_pad_refuses_what_has_no_twin():
     bias=st.booleans(),
     dtype=dtypes,
     layout=layouts,
-    few=st.sampled_from([0, 9]),  # the way back by rows too, or by columns
 )
 def test_convolution_by_rows_agrees_with_torch(
-    kernel, places, stride, dilation, rest, channels, outputs, bias, dtype, layout, few
+    kernel, places, stride, dilation, rest, channels, outputs, bias, dtype, layout
 ):
     height, width = (
         d * (k - 1) + 1 + s * (n - 1) + more
@@ -324,15 +323,13 @@ def test_convolution_by_rows_agrees_with_torch(
     x = laid_out(random(3, channels, height, width, dtype=dtype), layout)
     weight = random(outputs, channels, *kernel, dtype=dtype, seed=1)
     b = random(outputs, dtype=dtype, seed=2) if bias else None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "FEW", few)
-        assert_agree(
-            lambda x, weight, b: rows.conv2d(x, weight, b, stride, dilation),
-            lambda x, weight, b: F.conv2d(x, weight, b, stride, dilation=dilation),
-            x,
-            weight,
-            b,
-        )
+    assert_agree(
+        lambda x, weight, b: rows.conv2d(x, weight, b, stride, dilation),
+        lambda x, weight, b: F.conv2d(x, weight, b, stride, dilation=dilation),
+        x,
+        weight,
+        b,
+    )
 
 
 @pytest.mark.parametrize("way", [columns, strips, shifts])
@@ -417,7 +414,8 @@ def test_each_convolution_goes_the_way_of_its_shape_and_layout():
         y = ops.conv2d(x, random(outputs, channels // groups, kernel, kernel), stride=stride, groups=groups)
         return y.grad_fn.name().removesuffix("Backward")
 
-    assert way() == "conv2d_rows"
+    assert way() == way(outputs=64) == way(batch=64) == "conv2d"
+    assert way(layout=batch_innermost) == way(channels=5) == "conv2d_rows"
     assert way(channels=11) == "conv2d_strips"
     assert way(channels=64, kernel=1) == "conv2d_rows"
     assert way(batch=8) == way(channels=4, groups=2) == way(channels=64, batch=8) == "conv2d"

@@ -8,6 +8,7 @@ from byhand import ops
 from byhand.errors import SettingsError
 from byhand.nn.linear import reset_uniform
 from byhand.ops.convolution import Pair, padding_of, pair
+from byhand.ops.layout import led_in
 from byhand.ops.padding import MODES
 
 
@@ -17,6 +18,8 @@ class Conv2d(Module):
     ``weight`` is (out_channels, in_channels / groups, kH, kW), ``bias`` (out_channels,), both drawn from U(−k, k),
     k = 1/√(in_channels / groups · kH · kW). ``padding`` counts pixels on each side, or is "same" or "valid".
     """
+
+    _alone = False  # no part of a network: then the output lies in memory as the input does
 
     def __init__(
         self,
@@ -58,6 +61,8 @@ class Conv2d(Module):
 
     def forward(self, input: Tensor) -> Tensor:
         padding: Pair | str = self.padding
+        if not self._alone:
+            input = led_in(input)
         if self.padding_mode != "zeros":
             left, right, top, bottom = padding_of(padding, self.stride, self.dilation, self.kernel_size)
             input, padding = ops.pad2d(input, left, right, top, bottom, self.padding_mode), 0

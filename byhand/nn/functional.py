@@ -12,7 +12,6 @@ from byhand.ops import (
     adaptive_avg_pool2d,
     avg_pool2d,
     batch_norm,
-    conv2d,
     conv_transpose2d,
     gelu,
     group_norm,
@@ -25,6 +24,7 @@ from byhand.ops import (
     tanh,
 )
 from byhand.ops.convolution import Pair
+from byhand.ops.layout import led_in
 
 __all__ = [
     "adaptive_avg_pool2d",
@@ -62,6 +62,18 @@ __all__ = [
     "softmax",
     "tanh",
 ]
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair | str = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    return ops.conv2d(led_in(input), weight, bias, stride, padding, dilation, groups)
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:

@@ -195,7 +195,10 @@ def by_hand(model: nn.Module) -> nn.Module:
 
     Raises UnknownLayer that names a layer, or on its first call a function, that has no twin.
     """
-    return _convert(model, TO_HAND, "", {})
+    hand = _convert(model, TO_HAND, "", {})
+    if isinstance(hand, Conv2d):
+        hand._alone = True
+    return hand
 
 
 def by_library(model: nn.Module) -> nn.Module:
@@ -261,6 +264,7 @@ def _twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
             arguments[name] = getattr(module, name)
     twin = kind(**arguments)
     twin.__dict__ = {**module.__dict__, **twin.__dict__}
+    twin.__dict__.pop("_alone", None)
     return twin
 
 

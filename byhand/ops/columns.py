@@ -1,4 +1,4 @@
-"""Convolution by columns: the way for a few images, for strides, and for groups of channels.
+"""Convolution by columns: the way for few images or channels, for strides, and for groups.
 
 The window that each output sees becomes a column, so that the whole sum is one matrix product:
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from byhand.ops.depthwise import Sides
-from byhand.ops.layout import is_batch_innermost, sum_by_channel
+from byhand.ops.layout import FEW, is_batch_innermost, sum_by_channel
 from byhand.ops.room import rooms
 from byhand.ops.shifts import WIDE
 from byhand.ops.tape import operation
@@ -29,12 +29,13 @@ LARGE = 100  # pixels of an image from which on they are sooner than strips wher
 
 
 def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int], groups: int) -> bool:
-    """Whether columns compute it soonest: images one after the other, of many channels, small or with a stride."""
+    """Whether columns compute it soonest: images one after the other, of few channels, small, or with a stride."""
     O, C, kH, kW = weight.shape
-    if groups != 1 or kH * kW == 1 or min(O, C) < WIDE or is_batch_innermost(x):
+    if groups != 1 or kH * kW == 1 or is_batch_innermost(x):
         return False
     numbers = x.numel() * kH * kW // math.prod(stride)
-    return numbers <= SMALL or (stride != (1, 1) and x[0, 0].numel() >= LARGE)
+    many = min(O, C) >= WIDE and (numbers <= SMALL or (stride != (1, 1) and x[0, 0].numel() >= LARGE))
+    return C <= FEW or many
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation, groups: int = 1) -> Tensor:
@@ -85,12 +86,6 @@ def conv2d_backward(needed, grad: Tensor, seen: Tensor, weight: Tensor, shape, s
 
 
 _conv2d = operation(conv2d_forward, conv2d_backward)
-
-
-def gradients_by_columns(needed, grad: Tensor, x: Tensor, weight: Tensor, stride, dilation):
-    """∂L/∂x, ∂L/∂W and ∂L/∂bias of a convolution of padded images, one after the other, which keeps no columns."""
-    seen = windows(x, (weight.shape[2], weight.shape[3]), stride, dilation)
-    return conv2d_backward(needed, grad, seen, weight, x.shape, stride, (0, 0, 0, 0), dilation, 1)[:3]
 
 
 def _padded(x: Tensor, sides: Sides) -> Tensor:

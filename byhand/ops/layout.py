@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from byhand.ops.room import rooms
+from byhand.ops.tape import operation
 
 ENOUGH = 16  # examples in a batch from which on it is worth while
+FEW = 4  # channels of what goes into a network
 PAGE, LINE = 4096, 64  # bytes: addresses a page apart share lines of the cache
 WAYS = 8  # as many of them as stay there at once
 
@@ -43,6 +45,24 @@ def batch_innermost(x: Tensor) -> Tensor:
 def preferred(x: Tensor) -> Tensor:
     """The same images as our operations like them: a batch that is large enough with the batch innermost."""
     return batch_innermost(x) if len(x) >= ENOUGH else x
+
+
+def led_in(input: Tensor) -> Tensor:
+    """What goes into a network as all layers that follow will like it: few channels of a batch, the batch innermost."""
+    if input.ndim != 4 or len(input) < ENOUGH or input.shape[1] > FEW or is_batch_innermost(input):
+        return input
+    return _led_in(input)
+
+
+def led_in_forward(x: Tensor):
+    return batch_innermost(x), ()
+
+
+def led_in_backward(needed, grad: Tensor):
+    return (grad,)
+
+
+_led_in = operation(led_in_forward, led_in_backward)
 
 
 def full_like(x: Tensor, shape: Sequence[int], value: float) -> Tensor:

@@ -25,12 +25,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from byhand.ops.columns import gradients_by_columns
-from byhand.ops.layout import ENOUGH, batch_innermost, is_batch_innermost, sum_by_channel
+from byhand.ops.layout import ENOUGH, batch_innermost, sum_by_channel
 from byhand.ops.tape import operation
 
 TALL = 32  # rows of a product from which on it is no longer thin
-FEW = 4  # channels up to which the way back goes by columns of images if it comes with images one after the other
 LONG = 16  # numbers in one kernel row of all channels from which on it makes a product of its own
 
 
@@ -104,14 +102,12 @@ def conv2d_rows_forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Pl
     products(seen, banded, plan, y)
     if bias is not None:
         y += bias[:, None]
-    return y.permute(3, 2, 0, 1), (seen, banded, x, weight, plan)
+    return y.permute(3, 2, 0, 1), (seen, banded, x.shape, plan)
 
 
-def conv2d_rows_backward(needed, grad: Tensor, seen: Tensor, banded: Tensor, x: Tensor, weight: Tensor, plan: Plan):
-    if x.shape[1] <= FEW and not is_batch_innermost(grad):  # to turn over the images is less work
-        return *gradients_by_columns(needed, grad, x.contiguous(), weight, plan.stride, plan.dilation), None
+def conv2d_rows_backward(needed, grad: Tensor, seen: Tensor, banded: Tensor, shape: torch.Size, plan: Plan):
     g = pixels_of(grad)
-    B, C, H, W = x.shape
+    B, C, H, W = shape
     d_input = d_weight = d_bias = None
     if needed[0]:
         d_input = g.new_zeros(H, W, C, B)
