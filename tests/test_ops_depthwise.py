@@ -211,6 +211,17 @@ def test_the_size_of_a_block_changes_nothing(monkeypatch):
         assert_agree(conv(ops.conv2d, **settings), conv(F.conv2d, **settings), x, weight)
 
 
+def test_the_way_back_may_have_other_blocks_than_the_way_there(monkeypatch):
+    # As after torch.set_num_threads, on which the size of a block depends.
+    x, weight = random(2, 8, 12, 12).requires_grad_(), random(8, 1, 3, 3, seed=1).requires_grad_()
+    go("planes", monkeypatch)
+    y = ops.conv2d(x, weight, None, 2, 1, 1, 8)
+    monkeypatch.setattr(depthwise_planes, "BLOCK", 100)
+    got = torch.autograd.grad(y.square().sum(), (x, weight))
+    wanted = torch.autograd.grad(F.conv2d(x, weight, None, 2, 1, 1, 8).square().sum(), (x, weight))
+    torch.testing.assert_close(got, wanted)
+
+
 def test_an_image_repeated_without_copies_and_channels_last_match_torch():
     weight = random(3, 1, 3, 3, seed=1)
     settings = {"padding": 1, "groups": 3}

@@ -83,7 +83,7 @@ def depthwise_planes_backward(
             if at_once:
                 _write_sums_at_once(sums[:, some], back, pixels[some], plan)
             else:
-                cut = _cut(pixels[some], plan, room) if kept is None else kept.unbind()
+                cut = _cut(pixels[some], plan, room) if kept is None else kept[:, some].unbind()
                 _write_sums(sums[:, some], seen, cut, plan, spare)
     d_weight = None
     if sums is not None:
