@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from against_torch import LAYOUTS, assert_agree, assert_refused, assert_within_precision, drawn, laid_out, random
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch import nn
 
-from byhand import ops
+from byhand import by_hand, ops
 from byhand.errors import SettingsError, ShapeError
 from byhand.nn import functional
 from byhand.ops import columns, rows, shifts, strips
@@ -105,6 +106,15 @@ def test_conv2d_of_an_image_repeated_without_copies_matches_torch():
 def test_conv2d_in_half_precision_is_right_within_its_roundings(dtype):
     inputs = random(2, 3, 6, 6, dtype=dtype), random(4, 3, 3, 3, dtype=dtype, seed=1), random(4, dtype=dtype, seed=2)
     assert_within_precision(ops.conv2d, F.conv2d, *inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_gradient_of_the_weight_in_half_precision_loses_nothing_from_block_to_block(dtype, monkeypatch):
+    monkeypatch.setattr(columns, "KEPT", 0)
+    monkeypatch.setattr(columns, "BLOCK", 1)
+    weight = torch.ones(1, 1, 1, 2, dtype=dtype, requires_grad=True)
+    columns.conv2d(torch.ones(4000, 1, 1, 3, dtype=dtype), weight, None, (1, 1), (0, 0, 0, 0), (1, 1)).sum().backward()
+    assert weight.grad.tolist() == [[[[8000, 8000]]]]  # two at a time they would not get beyond 4096 or 512
 
 
 def test_only_the_wanted_gradients_of_conv2d_are_computed():
@@ -332,6 +342,11 @@ def test_convolution_by_rows_agrees_with_torch(
     )
 
 
+def by(way, x, weight, bias, stride, sides, dilation):
+    """The convolution that way, whatever its shape; shifts know no stride."""
+    return way.conv2d(x, weight, bias, *([stride] if way is not shifts else []), sides, dilation)
+
+
 @pytest.mark.parametrize("way", [columns, strips, shifts])
 @drawn
 @given(
@@ -351,6 +366,7 @@ def test_convolution_by_rows_agrees_with_torch(
 def test_convolution_by_columns_strips_and_shifts_agrees_with_torch(
     way, block, kernel, places, stride, dilation, rest, padding, channels, outputs, bias, dtype, layout
 ):
+    stride = (1, 1) if way is shifts else stride
     height, width = (
         max(1, d * (k - 1) + 1 + s * (n - 1) + more - 2 * p)
         for k, n, s, d, more, p in zip(kernel, places, stride, dilation, rest, padding, strict=True)
@@ -363,7 +379,7 @@ def test_convolution_by_columns_strips_and_shifts_agrees_with_torch(
         patch.setattr(way, "BLOCK", block)
         patch.setattr(columns, "KEPT", block)
         assert_agree(
-            lambda x, weight, b: way.conv2d(x, weight, b, stride, sides, dilation),
+            lambda x, weight, b: by(way, x, weight, b, stride, sides, dilation),
             lambda x, weight, b: F.conv2d(x, weight, b, stride, padding, dilation),
             x,
             weight,
@@ -376,7 +392,7 @@ def test_convolution_by_columns_strips_and_shifts_agrees_with_torch(
 def test_columns_strips_and_shifts_take_other_zeros_on_each_side(way, sides):
     x, weight = random(3, 4, 6, 7), random(5, 4, 3, 3, seed=1)
     assert_agree(
-        lambda x, weight: way.conv2d(x, weight, None, (1, 1), sides, (1, 1)),
+        lambda x, weight: by(way, x, weight, None, (1, 1), sides, (1, 1)),
         lambda x, weight: F.conv2d(F.pad(x, sides), weight),
         x,
         weight,
@@ -457,3 +473,18 @@ def test_the_sum_of_a_channel_is_the_same_whatever_the_layout(shape):
     half = torch.full((3, 2, 100, 100), 8.0, dtype=torch.float16)  # 80,000 an image, more than float16 holds
     half[1:] = -4
     assert sum_by_channel(batch_innermost(half)).tolist() == [0, 0]
+
+
+@pytest.mark.filterwarnings("ignore")  # jit is no longer recommended, and numbers of Python are constants in a trace
+@pytest.mark.parametrize(
+    ("size", "settings"),
+    [((4, 16, 30, 30), {}), ((4, 16, 30, 30), {"stride": 2}), ((2, 16, 20, 20), {"groups": 16}), ((20, 3, 9, 9), {})],
+    ids=str,
+)
+def test_every_way_can_be_traced(size, settings):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = nn.Conv2d(size[1], 16, 3, **settings)
+    x = random(*size).float()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.trace(by_hand(nn.Sequential(layer)), x)(x), layer(x))

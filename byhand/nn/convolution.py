@@ -19,7 +19,7 @@ class Conv2d(Module):
     k = 1/√(in_channels / groups · kH · kW). ``padding`` counts pixels on each side, or is "same" or "valid".
     """
 
-    _alone = False  # no part of a network: then the output lies in memory as the input does
+    _alone = False  # no part of a network: then nothing follows that would like the batch innermost
 
     def __init__(
         self,

@@ -240,6 +240,7 @@ def _convert(module: nn.Module, twins: dict, name: str, done: dict[int, nn.Modul
             del new.__dict__["forward"]
         if to_hand and own_code:
             new.__dict__["forward"] = ForwardByHand(new)
+    new.__dict__.pop("_alone", None)  # what stood alone is part of a network now
     done[id(module)] = new
     for key in TABLES & module.__dict__.keys():
         new.__dict__[key] = copy.copy(module.__dict__[key])
@@ -264,7 +265,6 @@ def _twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
             arguments[name] = getattr(module, name)
     twin = kind(**arguments)
     twin.__dict__ = {**module.__dict__, **twin.__dict__}
-    twin.__dict__.pop("_alone", None)
     return twin
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from byhand.ops.depthwise import Sides
 from byhand.ops.layout import FEW, is_batch_innermost, sum_by_channel
-from byhand.ops.room import rooms
+from byhand.ops.room import rooms, step_of
 from byhand.ops.shifts import WIDE
 from byhand.ops.tape import operation
 
@@ -33,6 +33,8 @@ def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int], groups: int) 
     O, C, kH, kW = weight.shape
     if groups != 1 or kH * kW == 1 or is_batch_innermost(x):
         return False
+    if x.dtype not in (torch.float32, torch.float64):  # half precision would round what is added for each place
+        return False
     numbers = x.numel() * kH * kW // math.prod(stride)
     many = min(O, C) >= WIDE and (numbers <= SMALL or (stride != (1, 1) and x[0, 0].numel() >= LARGE))
     return C <= FEW or many
@@ -44,39 +46,45 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides,
 
 
 def conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride, sides: Sides, dilation, groups: int):
-    seen = windows(_padded(x, sides), (weight.shape[2], weight.shape[3]), stride, dilation)
-    if seen.numel() <= KEPT:
-        seen = seen.contiguous()
+    held = _padded(x, sides)  # for the way back: the columns, or what they are cut from
+    seen = windows(held, (weight.shape[2], weight.shape[3]), stride, dilation)
+    kept = seen.is_contiguous() or seen.numel() <= KEPT
+    if kept:
+        held = seen = seen.contiguous()
     y = x.new_empty(len(x), len(weight), *seen.shape[4:])
-    for some, columns in _blocks(seen, groups):
+    for some, columns in _blocks(seen, kept, groups):
         out = y[some].view(len(columns), len(weight) // groups, columns.shape[2])
         torch.bmm(_matrices(weight, groups, len(out)), columns, out=out)
     if bias is not None:
         y += bias[:, None, None]
-    return y, (seen, weight, x.shape, stride, sides, dilation, groups)
+    return y, (held, kept, weight, x.shape, stride, sides, dilation, groups)
 
 
-def conv2d_backward(needed, grad: Tensor, seen: Tensor, weight: Tensor, shape, stride, sides: Sides, dilation, groups):
+def conv2d_backward(
+    needed, grad: Tensor, held: Tensor, kept: bool, weight: Tensor, shape, stride, sides: Sides, dilation, groups: int
+):
     (B, C, H, W), (left, right, top, bottom) = shape, sides
     size, grad = (top + H + bottom, left + W + right), grad.contiguous()
+    seen = held if kept else windows(held, (weight.shape[2], weight.shape[3]), stride, dilation)
     alone = seen.shape[2:] == (1, 1, *size)  # each pixel is a column
     d_padded = (grad.new_empty if alone else grad.new_zeros)(B, C, *size) if needed[0] else None
-    d_weight = grad.new_zeros(groups, len(weight) // groups, weight[0].numel()) if needed[1] else None
-    for some, columns in _blocks(seen, groups):
+    exact = torch.float32 if grad.itemsize < 4 else grad.dtype  # for what blocks give, added up
+    d_weight = grad.new_zeros(groups, len(weight) // groups, weight[0].numel(), dtype=exact) if needed[1] else None
+    for some, columns in _blocks(seen, kept, groups):
         g = grad[some].view(len(columns), len(weight) // groups, columns.shape[2])
         if d_weight is not None:
-            d_weight += torch.bmm(g, columns.mT).unflatten(0, (-1, groups)).sum(0)
+            d_weight += torch.bmm(g, columns.mT).unflatten(0, (-1, groups)).sum(0, dtype=exact)
         if d_padded is not None:
             if alone:
                 d_columns = d_padded[some].view(columns.shape)
             else:
-                d_columns = rooms(columns, columns.shape)[0] if seen.is_contiguous() else columns
+                d_columns = rooms(columns, columns.shape)[0] if kept else columns
             torch.bmm(_matrices(weight, groups, len(g)).mT, g, out=d_columns)
             if not alone:
                 fold(d_columns.view(seen[some].shape), d_padded[some], stride, dilation)
     return (
         None if d_padded is None else d_padded[:, :, top : top + H, left : left + W],
-        None if d_weight is None else d_weight.view(weight.shape),
+        None if d_weight is None else d_weight.view(weight.shape).to(weight.dtype),
         sum_by_channel(grad) if needed[2] else None,
         None,
         None,
@@ -118,18 +126,17 @@ def fold(seen: Tensor, out: Tensor, stride: tuple[int, int], dilation: tuple[int
     return out
 
 
-def _blocks(seen: Tensor, groups: int) -> Iterator[tuple[slice, Tensor]]:
+def _blocks(seen: Tensor, kept: bool, groups: int) -> Iterator[tuple[slice, Tensor]]:
     """Columns of some images after the other, one matrix a group: (b · groups, C/groups kH kW, H' W').
 
     All at once if they are kept; else in memory that serves all of them, and may be written to.
     """
     B, C, kH, kW, H, W = seen.shape
     matrix = C // groups * kH * kW, H * W
-    if seen.is_contiguous():
+    if kept:
         yield slice(0, B), seen.view(B * groups, *matrix)
         return
-    blocks = max(round(seen.numel() / BLOCK), 1) if seen.device.type == "cpu" else 1
-    step = -(-B // blocks)
+    step = step_of(B, C * kH * kW * H * W, BLOCK) if seen.device.type == "cpu" else B
     (memory,) = rooms(seen, (step, *seen.shape[1:]))
     for start in range(0, B, step):
         some = slice(start, min(start + step, B))

@@ -94,10 +94,10 @@ def conv2d(
     image (C, H, W) gives (O, H', W'). ``padding`` counts pixels on each side, or is ``"same"`` or ``"valid"``. With
     ``groups`` output channels see only their own share of the input channels.
 
-    Where the batch is innermost in memory images of many channels go the way of ``byhand.ops.strips``, of few channels
-    that of ``byhand.ops.rows``; images that lie one after the other that of ``byhand.ops.shifts``, or of
-    ``byhand.ops.columns`` if they are small or there is a stride; kernels of one channel each that of
-    ``byhand.ops.depthwise``, ``depthwise_matrix`` or ``depthwise_planes``. All compute the same.
+    There are several ways to compute it, and the soonest is taken: ``byhand.ops.columns`` for few images or channels,
+    for groups and for strides, ``byhand.ops.shifts`` for images of many channels that lie one after the other in
+    memory, ``byhand.ops.strips`` and ``rows`` for batches, after which the batch is innermost in memory; and for
+    kernels of one channel each ``byhand.ops.depthwise``, ``depthwise_matrix`` or ``depthwise_planes``.
 
     Raises ShapeError where channels or groups do not fit or the kernel is larger than the padded input.
     """
@@ -128,7 +128,7 @@ def conv2d(
     if columns.worthwhile(input, weight, stride, groups):
         return columns.conv2d(input, weight, bias, stride, sides, dilation)
     if shifts.worthwhile(input, weight, stride, groups):
-        return shifts.conv2d(input, weight, bias, stride, sides, dilation)
+        return shifts.conv2d(input, weight, bias, sides, dilation)
     if strips.worthwhile(input, weight, groups):
         return strips.conv2d(input, weight, bias, stride, sides, dilation)
     if rows.worthwhile(input, groups):

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from byhand.ops.layout import full_like, is_batch_innermost, preferred, sum_by_channel
+from byhand.ops.room import is_followed
 from byhand.ops.tape import operation
 
 Sides = tuple[int, int, int, int]  # zeros at the left, right, top and bottom
@@ -76,10 +77,9 @@ def axes(x: Tensor, weight: Tensor, stride, sides: Sides, dilation) -> tuple[Axi
 def one_after_another(x: Tensor, weight: Tensor) -> bool:
     """Whether images lie one after the other on a CPU, with one finite kernel a channel: then there are sooner ways.
 
-    They multiply zeros, of padding or of matrices, which a weight that is infinite would turn into NaN. And they write
-    one piece of memory as numbers and as bits, which ``torch.compile`` cannot follow.
+    They multiply zeros, of padding or of matrices, which a weight that is infinite would turn into NaN.
     """
-    if torch.compiler.is_compiling():
+    if is_followed():
         return False
     exact = x.dtype in (torch.float32, torch.float64)  # half precision would round the sum at each place
     fits = exact and x.device.type == "cpu" and len(weight) == x.shape[1] and not is_batch_innermost(x)

@@ -30,7 +30,7 @@ from byhand.ops import depthwise
 from byhand.ops.depthwise import Axis
 from byhand.ops.depthwise_plan import Plan, plan_of
 from byhand.ops.layout import sum_by_channel
-from byhand.ops.room import rooms
+from byhand.ops.room import rooms, step_of
 from byhand.ops.tape import operation
 
 BLOCK = 1 << 18  # pixels that go through at once, for each thread: 1 MB of float32, and some copies of them
@@ -63,7 +63,7 @@ def depthwise_planes_backward(
     needed, grad: Tensor, x: Tensor, weight: Tensor, factors: Tensor, kept: Tensor | None, plan: Plan
 ):
     if not any(needed[:2]):
-        return depthwise.depthwise_conv2d_backward(needed, grad, x, weight, plan.rows, plan.columns)[:4]
+        return None, None, sum_by_channel(grad), None
     pixels, gradients = _planes(x), _planes(grad)
     at_once = needed[1] and plan.uncut and bool(plan.moves) and pixels.shape[1:].numel() >= LARGE
     d_x = x.new_empty(x.shape) if needed[0] else None
@@ -113,17 +113,16 @@ def _factors_of(factors: Tensor, some: slice) -> Sequence[Tensor]:
 
 
 def _step(planes: Tensor, plan: Plan) -> int:
-    """How many of the planes go through at once; in blocks of one size, as nearly as that goes."""
+    """How many of the planes go through at once."""
     most = max(math.prod(plan.cut), plan.rows.places * plan.columns.places)
-    blocks = max(round(len(planes) * most / (BLOCK * torch.get_num_threads())), 1)
-    return max(-(-len(planes) // blocks), 1)
+    return step_of(len(planes), most, BLOCK * torch.get_num_threads())
 
 
 def _blocks(planes: Tensor, plan: Plan) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """A few of the planes (N, H, W) after the other, with room for cut ones, for one that is moved, and for gradients.
 
-    The room is one and the same for all blocks, and each part of it lies at one place whichever way it goes: else each
-    thread would find its share of the memory in the caches of the others.
+    Each part of the room lies at one place whichever way it goes: else each thread would find its share of the memory
+    in the caches of the others.
     """
     step, shapes = _step(planes, plan), [(1, plan.cut[0], plan.columns.places)]
     shapes.append((1 + len(plan.shifts), plan.rows.places, plan.cut[1]))

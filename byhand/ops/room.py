@@ -25,13 +25,21 @@ class _Kept(threading.local):
 _KEPT = _Kept()
 
 
+def is_followed() -> bool:
+    """Whether torch.compile or torch.jit.trace follows what happens, which look after memory themselves.
+
+    They do not follow pieces of one memory that see each other, nor one that holds numbers and bits in turn.
+    """
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def rooms(like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
     """A tensor of each shape, of the type and on the device of ``like``, with whatever numbers stand there.
 
     They are the caller's until the next call on the same thread: for one forward or backward, which returns none of
     them and calls no other that takes rooms while it still needs its own.
     """
-    if torch.compiler.is_compiling():  # which looks after memory itself
+    if is_followed():
         return [like.new_empty(shape) for shape in shapes]
     mine = like.device.type == "cpu" and type(like) in (Tensor, Parameter)  # not one that only stands for a tensor
     found = _KEPT.rooms.get((like.dtype, shapes)) if mine else None
@@ -53,3 +61,12 @@ def rooms(like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
     if keep:
         _KEPT.rooms[like.dtype, shapes] = parts
     return parts
+
+
+def step_of(count: int, numbers: int, block: int) -> int:
+    """How many of ``count`` things of so many numbers go through at once: about ``block`` numbers, and always as many.
+
+    Blocks of one size leave each thread its own share of the memory that serves all of them.
+    """
+    blocks = max((2 * count * numbers + block) // (2 * block), 1)
+    return max(-(-count // blocks), 1)

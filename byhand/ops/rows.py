@@ -17,7 +17,7 @@ Two numbers make thin products thicker, both chosen from the shapes:
 - ``depth``: kernel rows in one product, one or all of them. With few channels one row is too short to be worth a
   product (LeNet's first layer: 5 numbers).
 
-Equal to the way of ``byhand.ops.convolution`` up to rounding.
+Equal to the way of ``byhand.ops.columns`` up to rounding.
 """
 
 from dataclasses import dataclass, replace

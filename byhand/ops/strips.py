@@ -12,7 +12,7 @@ gradient, with the kernel turned around and its channels exchanged; for other st
 added where it was seen. A stride s across keeps strips of every s-th pixel, so that what a column sees stays in one
 piece. A few rows at a time go through all products while they are in the processor's cache.
 
-Equal to the way of ``byhand.ops.convolution`` up to rounding.
+Equal to the way of ``byhand.ops.columns`` up to rounding.
 """
 
 from dataclasses import dataclass
