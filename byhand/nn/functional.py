@@ -3,6 +3,8 @@
 ``inplace`` is taken and has no effect: by hand the result is always a new tensor.
 """
 
+from functools import wraps
+
 import torch
 from torch import Tensor
 
@@ -64,16 +66,9 @@ __all__ = [
 ]
 
 
-def conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Pair = 1,
-    padding: Pair | str = 0,
-    dilation: Pair = 1,
-    groups: int = 1,
-) -> Tensor:
-    return ops.conv2d(led_in(input), weight, bias, stride, padding, dilation, groups)
+@wraps(ops.conv2d)
+def conv2d(input: Tensor, *arguments, **named) -> Tensor:
+    return ops.conv2d(led_in(input), *arguments, **named)
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:

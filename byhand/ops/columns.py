@@ -146,8 +146,4 @@ def _blocks(seen: Tensor, kept: bool, groups: int) -> Iterator[tuple[slice, Tens
 def _matrices(weight: Tensor, groups: int, products: int) -> Tensor:
     """The weight as one matrix a group, for so many products: (products, O/groups, C/groups kH kW)."""
     by_group = weight.reshape(groups, len(weight) // groups, -1)
-    return (
-        by_group.expand(products // groups, -1, -1, -1).flatten(0, 1)
-        if groups > 1
-        else by_group.expand(products, -1, -1)
-    )
+    return by_group.expand(products // groups, -1, -1, -1).flatten(0, 1)
