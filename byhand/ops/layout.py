@@ -86,5 +86,5 @@ def sum_by_channel(x: Tensor) -> Tensor:
 
 
 def by_channel(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (C, B, H W), a view where images lie one after the other."""
-    return x.flatten(2).transpose(0, 1)
+    """(B, C, H, W) -> (C, B, H W), a view where images lie one after the other, and a copy that does otherwise."""
+    return x.contiguous().flatten(2).transpose(0, 1)
