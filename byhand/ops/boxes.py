@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from byhand.errors import SettingsError, ShapeError
+from byhand.ops.precision import fractional
 
 FORMATS = ("xyxy", "xywh", "cxcywh")
 CLIP = math.log(1000 / 16)  # a side grows at most 62.5 times in one step: Detectron's guard against exp(large)
@@ -166,9 +167,7 @@ def _columns(name: str, boxes: Tensor) -> tuple[Tensor, ...]:
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ShapeError(f"{name} has shape {tuple(boxes.shape)}; expected (N, 4), one box a row")
     # Whole numbers would overflow in an area, and half precision ends at 65,504 square pixels.
-    if boxes.dtype not in (torch.float32, torch.float64):
-        boxes = boxes.float()
-    return boxes.unbind(1)
+    return boxes.to(fractional(boxes)).unbind(1)
 
 
 def _centres_and_sizes(name: str, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

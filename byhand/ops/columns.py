@@ -18,6 +18,7 @@ from torch import Tensor
 
 from byhand.ops.depthwise import Sides
 from byhand.ops.layout import FEW, is_batch_innermost, sum_by_channel
+from byhand.ops.precision import is_wide, wide
 from byhand.ops.room import rooms, step_of
 from byhand.ops.shifts import WIDE
 from byhand.ops.tape import operation
@@ -31,9 +32,7 @@ LARGE = 100  # pixels of an image from which on they are sooner than strips wher
 def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int], groups: int) -> bool:
     """Whether columns compute it soonest: images one after the other, of few channels, small, or with a stride."""
     O, C, kH, kW = weight.shape
-    if groups != 1 or kH * kW == 1 or is_batch_innermost(x):
-        return False
-    if x.dtype not in (torch.float32, torch.float64):  # half precision would round what is added for each place
+    if groups != 1 or kH * kW == 1 or is_batch_innermost(x) or not is_wide(x):
         return False
     numbers = x.numel() * kH * kW // math.prod(stride)
     many = min(O, C) >= WIDE and (numbers <= SMALL or (stride != (1, 1) and x[0, 0].numel() >= LARGE))
@@ -68,7 +67,7 @@ def conv2d_backward(
     seen = held if kept else windows(held, (weight.shape[2], weight.shape[3]), stride, dilation)
     alone = seen.shape[2:] == (1, 1, *size)  # each pixel is a column
     d_padded = (grad.new_empty if alone else grad.new_zeros)(B, C, *size) if needed[0] else None
-    exact = torch.float32 if grad.itemsize < 4 else grad.dtype  # for what blocks give, added up
+    exact = wide(grad)  # for what blocks give, added up
     d_weight = grad.new_zeros(groups, len(weight) // groups, weight[0].numel(), dtype=exact) if needed[1] else None
     for some, columns in _blocks(seen, kept, groups):
         g = grad[some].view(len(columns), len(weight) // groups, columns.shape[2])

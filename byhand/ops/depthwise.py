@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from byhand.ops.layout import full_like, is_batch_innermost, preferred, sum_by_channel
+from byhand.ops.precision import is_wide, wide
 from byhand.ops.room import is_followed
 from byhand.ops.tape import operation
 
@@ -81,8 +82,7 @@ def one_after_another(x: Tensor, weight: Tensor) -> bool:
     """
     if is_followed():
         return False
-    exact = x.dtype in (torch.float32, torch.float64)  # half precision would round the sum at each place
-    fits = exact and x.device.type == "cpu" and len(weight) == x.shape[1] and not is_batch_innermost(x)
+    fits = is_wide(x) and x.device.type == "cpu" and len(weight) == x.shape[1] and not is_batch_innermost(x)
     return fits and math.isfinite(weight.detach().sum())
 
 
@@ -96,9 +96,9 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: 
 
 def depthwise_conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):
     x = preferred(x)
-    wide, C = _wide(x), x.shape[1]
-    y = _empty(wide, len(weight), rows.places, columns.places)
-    pixels, outputs, kernel = _by_channel(wide, C), _by_channel(y, C), _kernel(weight, wide)
+    exact, C = x.to(wide(x)), x.shape[1]
+    y = _empty(exact, len(weight), rows.places, columns.places)
+    pixels, outputs, kernel = _by_channel(exact, C), _by_channel(y, C), _kernel(weight, exact)
     for first, last in _blocks(outputs):
         block = outputs[first:last]
         if bias is None:
@@ -111,15 +111,15 @@ def depthwise_conv2d_forward(x: Tensor, weight: Tensor, bias: Tensor | None, row
 
 
 def depthwise_conv2d_backward(needed, grad: Tensor, x: Tensor, weight: Tensor, rows: Axis, columns: Axis):
-    C, wide = x.shape[1], _wide(x)
-    pixels, kernel = _by_channel(wide, C), _kernel(weight, wide)
-    g = _by_channel(_wide(preferred(grad)), C)
-    d_input = full_like(wide, x.shape, 0) if needed[0] else None
+    C, exact = x.shape[1], x.to(wide(x))
+    pixels, kernel = _by_channel(exact, C), _kernel(weight, exact)
+    g = _by_channel(preferred(grad).to(wide(grad)), C)
+    d_input = full_like(exact, x.shape, 0) if needed[0] else None
     d_pixels = None if d_input is None else _by_channel(d_input, C)[:, :, :, 0]
     # One number for each example, added up at the end: sums over pixels go along the memory, and over examples not.
-    d_kernel = wide.new_zeros(*kernel.shape[:4], len(x)) if needed[1] else None
+    d_kernel = exact.new_zeros(*kernel.shape[:4], len(x)) if needed[1] else None
     blocks = _blocks(g)
-    room = wide.new_empty(g[slice(*blocks[0])].numel() if needed[1] else 0)
+    room = exact.new_empty(g[slice(*blocks[0])].numel() if needed[1] else 0)
     for first, last in blocks:
         block = g[first:last]
         for u, v, out, seen in _moved(rows, columns, first, last):
@@ -175,7 +175,7 @@ def _kernel(weight: Tensor, x: Tensor) -> Tensor:
     """The weight (C·m, 1, kH, kW) by places, (kH, kW, C, m, 1), or repeated for each of the B examples of ``x``."""
     O, _, kH, kW = weight.shape
     C = x.shape[1]
-    kernel = _wide(weight).reshape(C, O // C, kH, kW).permute(2, 3, 0, 1)[..., None]
+    kernel = weight.to(wide(weight)).reshape(C, O // C, kH, kW).permute(2, 3, 0, 1)[..., None]
     if not is_batch_innermost(x):
         return kernel
     # Repeated, a row of pixels and its factors are both one run of memory; else runs would end with each channel.
@@ -194,8 +194,3 @@ def _blocks(outputs: Tensor) -> list[tuple[int, int]]:
     height = len(outputs)
     step = max(BLOCK // max(outputs[0].numel(), 1), 1) if outputs.device.type == "cpu" else height
     return [(first, min(first + step, height)) for first in range(0, height, step)]
-
-
-def _wide(x: Tensor) -> Tensor:
-    """The same numbers in float32 at least: kH · kW additions in half precision would be seen."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from byhand.ops.precision import is_wide
 from byhand.ops.room import rooms
 from byhand.ops.tape import operation
 
@@ -80,7 +81,7 @@ def sum_by_channel(x: Tensor) -> Tensor:
     to thirty times as long. Half precision would be rounded in between.
     """
     B, C, H, W = x.shape
-    if not is_batch_innermost(x) or H * W < 4 * B or x.dtype not in (torch.float32, torch.float64):
+    if not is_batch_innermost(x) or H * W < 4 * B or not is_wide(x):
         return x.sum((0, 2, 3))
     return x.permute(2, 3, 1, 0).flatten(2).sum((0, 1)).view(C, B).sum(1)
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from byhand.errors import ShapeError
-from byhand.ops.resizing import Axis, mixed, wide
+from byhand.ops.precision import fractional
+from byhand.ops.resizing import Axis, mixed
 
 
 def paste_masks_in_image(masks: Tensor, boxes: Tensor, img_shape: tuple[int, int], padding: int = 1) -> Tensor:
@@ -36,7 +37,7 @@ def paste_masks_in_image(masks: Tensor, boxes: Tensor, img_shape: tuple[int, int
         first, last = max(left, 0), min(left + columns.count, width)
         if up < down and first < last:
             # only what will be seen: a box may be a thousand times as large as the picture
-            some = mixed(mask[None].to(wide(mask)), 3, *columns.between(mask, first - left, last - left))
+            some = mixed(mask[None].to(fractional(mask)), 3, *columns.between(mask, first - left, last - left))
             picture[:, up:down, first:last] = mixed(some, 2, *rows.between(mask, up - top, down - top))[0]
     return pictures
 

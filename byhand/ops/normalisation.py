@@ -19,6 +19,7 @@ from torch import Tensor
 
 from byhand.errors import SettingsError, ShapeError
 from byhand.ops.layout import batch_innermost, is_batch_innermost
+from byhand.ops.precision import wide
 from byhand.ops.tape import operation
 
 BLOCK = 1 << 18  # numbers that go through at once: 1 MB of float32, which the next pass finds in the cache
@@ -75,7 +76,7 @@ def batch_norm(
 
 def batch_norm_forward(x: Tensor, weight, bias, mean: Tensor, var: Tensor, training: bool, eps: float):
     # As y = x · scale + shift it takes one pass; what that loses where |μ| is far above σ, torch loses too.
-    dtype, turned = _precision(x), _is_turned(x)
+    dtype, turned = wide(x), _is_turned(x)
     mean, inverse = mean.to(dtype), 1 / (var.to(dtype) + eps).sqrt()
     scale = inverse if weight is None else inverse * weight
     shift = -mean * scale if bias is None else bias - mean * scale
@@ -148,7 +149,7 @@ def layer_norm(
 
 
 def layer_norm_forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: tuple[int, ...], eps: float):
-    whole = x.to(_precision(x))
+    whole = x.to(wide(x))
     mean = whole.mean(axes, keepdim=True)
     y = whole - mean
     inverse = 1 / ((y * y).mean(axes, keepdim=True) + eps).sqrt()
@@ -205,7 +206,7 @@ def group_norm(
 def group_norm_forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: float):
     # Sums over the places first, (B, C); the groups are then made of those few numbers, in any layout.
     turned = _is_turned(x)
-    images = _by_channel(x, turned).to(_precision(x))
+    images = _by_channel(x, turned).to(wide(x))
     count = max(x[:1].numel() // num_groups, 1)
     mean = _group_sums(_place_sums(images, turned), num_groups) / count
     deviation = images - _at_places(mean, turned)
@@ -281,7 +282,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
 
 
 def local_response_norm_forward(x: Tensor, size: int, alpha: float, beta: float, k: float):
-    exact = x.to(_precision(x))
+    exact = x.to(wide(x))
     s = _sum_of_neighbours(exact * exact, size // 2, (size - 1) // 2).mul_(alpha / size).add_(k)
     scale = s.pow(-beta)
     return (exact * scale).to(x.dtype), (x, s, scale, size, alpha, beta)
@@ -316,7 +317,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     whose means differ by δ have together δ² n m / (n + m) more (Chan, Golub & LeVeque 1979, eq. 2.1): unlike in
     mean(x²) − mean(x)², nothing is lost where the mean is far from 0.
     """
-    dtype = _precision(x)
+    dtype = wide(x)
     mean, squares = x.new_zeros(x.shape[1], dtype=dtype), x.new_zeros(x.shape[1], dtype=dtype)
     m = 0
     for (part,) in _blocks(_by_channel(x, _is_turned(x))):
@@ -340,10 +341,6 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 def _track(running: Tensor | None, value: Tensor, momentum: float) -> None:
     if running is not None:
         running.detach().mul_(1 - momentum).add_(value, alpha=momentum)
-
-
-def _precision(x: Tensor) -> torch.dtype:
-    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
 def _is_turned(x: Tensor) -> bool:

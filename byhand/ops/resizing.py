@@ -9,6 +9,7 @@ from torch import Tensor
 
 from byhand.errors import SettingsError, ShapeError
 from byhand.ops.convolution import Pair, pair
+from byhand.ops.precision import fractional
 from byhand.ops.tape import operation
 
 MODES = ("nearest", "bilinear")
@@ -80,16 +81,16 @@ class Axis:
         # As torch has it, whatever the factor: as many pixels stay where they are, twice as many repeat each.
         if self.count in (self.length, 2 * self.length):
             return torch.arange(self.count, device=like.device) // (self.count // self.length)
-        new = torch.arange(self.count, dtype=wide(like), device=like.device)
+        new = torch.arange(self.count, dtype=fractional(like), device=like.device)
         # float32 for float64 too, as torch does it
-        at = (new * self.step_in(wide(like), like.device)).to(torch.float32)
+        at = (new * self.step_in(fractional(like), like.device)).to(torch.float32)
         return at.to(torch.int64).clamp(max=self.length - 1)
 
     def between(self, like: Tensor, first: int = 0, last: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """For the new pixels first..last−1 (all of them) the two old ones next to each, and the share of the second."""
-        new = torch.arange(first, self.count if last is None else last, dtype=wide(like), device=like.device)
+        new = torch.arange(first, self.count if last is None else last, dtype=fractional(like), device=like.device)
         # as in torch a factor that changes nothing moves nothing, as 1.1 of 4 pixels
-        step = 1 if self.count == self.length else self.step_in(wide(like), like.device)
+        step = 1 if self.count == self.length else self.step_in(fractional(like), like.device)
         at = ((new + 0.5) * step - 0.5).clamp(min=0)
         low = at.to(torch.int64).clamp(max=self.length - 1)
         return low, (low + 1).clamp(max=self.length - 1), (at - low).clamp(max=1)
@@ -110,12 +111,12 @@ _nearest = operation(nearest_forward, nearest_backward)
 
 def bilinear_forward(x: Tensor, rows: Axis, columns: Axis):
     down, across = rows.between(x), columns.between(x)
-    y = mixed(mixed(x.to(wide(x)), 3, *across), 2, *down)
+    y = mixed(mixed(x.to(fractional(x)), 3, *across), 2, *down)
     return y.to(x.dtype), (x.shape, *down, *across)
 
 
 def bilinear_backward(needed, grad: Tensor, shape: torch.Size, *taps: Tensor):
-    g = parted(grad.to(wide(grad)), 2, shape[2], *taps[:3])
+    g = parted(grad.to(fractional(grad)), 2, shape[2], *taps[:3])
     return parted(g, 3, shape[3], *taps[3:]).to(grad.dtype), None, None
 
 
@@ -155,8 +156,3 @@ def axes_of(input: Tensor, size: Pair | None, scale_factor, recompute: bool) -> 
         raise ShapeError(f"scale_factor={scale_factor!r} leaves nothing of {H} x {W} pixels; use a larger one")
     steps = [None if recompute else 1.0 / f for f in factors]
     return Axis(H, counts[0], steps[0]), Axis(W, counts[1], steps[1])
-
-
-def wide(x: Tensor) -> torch.dtype:
-    """float64 for float64, else float32: places between pixels are computed in it."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from byhand.ops.depthwise import Axis, Sides, axes
 from byhand.ops.layout import ENOUGH, is_batch_innermost, sum_by_channel
+from byhand.ops.precision import is_wide
 from byhand.ops.room import is_followed, rooms, step_of
 from byhand.ops.tape import operation
 
@@ -106,9 +107,7 @@ def worthwhile(x: Tensor, weight: Tensor, stride: tuple[int, int], groups: int) 
     O, C, kH, kW = weight.shape
     if groups != 1 or kH * kW == 1 or min(O, C) < WIDE or stride != (1, 1):
         return False
-    if is_followed():
-        return False
-    if x.dtype not in (torch.float32, torch.float64):  # half precision would round the sum at each place
+    if is_followed() or not is_wide(x):
         return False
     return len(x) < ENOUGH or (x[0, 0].numel() >= LARGE and not is_batch_innermost(x))
 

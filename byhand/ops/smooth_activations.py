@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from byhand.errors import SettingsError
+from byhand.ops.precision import wide
 from byhand.ops.tape import operation
 
 
@@ -106,9 +107,9 @@ def silu(input: Tensor) -> Tensor:
 
 
 def silu_forward(x: Tensor):
-    wide = _wide(x)
-    gate = _logistic(wide)
-    return (wide * gate).to(x.dtype), (x, gate)
+    exact = x.to(wide(x))
+    gate = _logistic(exact)
+    return (exact * gate).to(x.dtype), (x, gate)
 
 
 def silu_backward(needed, grad: Tensor, x: Tensor, gate: Tensor):
@@ -132,15 +133,15 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 
 def gelu_forward(x: Tensor):
-    wide = _wide(x)
-    share = normal_distribution(wide)
-    return (wide * share).to(x.dtype), (x, share)
+    exact = x.to(wide(x))
+    share = normal_distribution(exact)
+    return (exact * share).to(x.dtype), (x, share)
 
 
 def gelu_backward(needed, grad: Tensor, x: Tensor, share: Tensor):
-    wide = _wide(x)
-    density = (wide * wide).mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
-    return (density.mul_(wide).add_(share).mul_(grad).to(grad.dtype),)
+    exact = x.to(wide(x))
+    density = (exact * exact).mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
+    return (density.mul_(exact).add_(share).mul_(grad).to(grad.dtype),)
 
 
 _gelu = operation(gelu_forward, gelu_backward)
@@ -151,14 +152,14 @@ CUBE = 0.044715 * SLOPE
 
 
 def gelu_tanh_forward(x: Tensor):
-    wide = _wide(x)
-    gate = _logistic((wide * wide).mul_(CUBE).add_(SLOPE).mul_(wide))
-    return (wide * gate).to(x.dtype), (x, gate)
+    exact = x.to(wide(x))
+    gate = _logistic((exact * exact).mul_(CUBE).add_(SLOPE).mul_(exact))
+    return (exact * gate).to(x.dtype), (x, gate)
 
 
 def gelu_tanh_backward(needed, grad: Tensor, x: Tensor, gate: Tensor):
-    wide = _wide(x)
-    inner = (wide * wide).mul_(3 * CUBE).add_(SLOPE).mul_(wide)
+    exact = x.to(wide(x))
+    inner = (exact * exact).mul_(3 * CUBE).add_(SLOPE).mul_(exact)
     return ((1 - gate).mul_(inner).add_(1).mul_(gate).mul_(grad).to(grad.dtype),)
 
 
@@ -220,11 +221,6 @@ def _quotient(x: Tensor, coefficients: tuple[tuple[float, ...], tuple[float, ...
 def _logistic(x: Tensor) -> Tensor:
     """1 / (1 + e⁻ˣ). Where e⁻ˣ overflows to infinity the quotient is the 0 that it should be."""
     return x.neg().exp_().add_(1).reciprocal_()
-
-
-def _wide(x: Tensor) -> Tensor:
-    """The same numbers in float32 at least: a chain of several roundings to half precision would be seen."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _takes_numbers(grad: Tensor) -> bool:
