@@ -139,6 +139,7 @@ def own_recipe(
         shift=pixels // 8,
         preparation=_preparation(dataset, pixels),
         by_hand=by_hand,
+        depthwise_by_hand=not by_hand,
         channels_last=not by_hand,
     )
     best = settings.replace(epochs=_between(20, 160_000 // num_images, 160), zoom=0.1, rotate=5.0, ema=0.999)

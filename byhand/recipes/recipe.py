@@ -83,5 +83,6 @@ ONE_CYCLE = Settings(
     schedule="one-cycle",
     rise=0.25,
     by_hand=False,
+    depthwise_by_hand=True,
     channels_last=True,
 )

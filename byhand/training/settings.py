@@ -26,6 +26,7 @@ SWITCHES = (
     "freeze",
     "running_metrics",
     "by_hand",
+    "depthwise_by_hand",
     "channels_last",
     "mixed_precision",
 )
@@ -72,9 +73,11 @@ class Settings:
     How it is run: ``seed``; ``hold_out``, a share of the training images that is measured on in place of the test set;
     ``by_hand``, on a CPU the faster hand for the networks of chapters 3 to 6, or False: torch's layers, loss and
     optimizer; ``accumulate``: each batch goes through the network in so many parts, whose gradients are added, for less
-    memory (batch normalisation then sees the parts); ``channels_last``, the order of maps in memory, and
-    ``mixed_precision``, bfloat16 where torch's autocast has it, are of the library's hand alone (of a plan it holds
-    where the device computes bfloat16 itself); ``device`` (auto, cpu, cuda); ``threads`` (0: as torch finds them).
+    memory (batch normalisation then sees the parts); ``depthwise_by_hand``: torch's layers but for depthwise
+    convolutions of images smaller than their kernel (``byhand.nn.quicker``); ``channels_last``, the order of maps in
+    memory, and ``mixed_precision``, bfloat16 where torch's autocast has it, are of the library's hand alone (of a plan
+    it holds where the device computes bfloat16 itself); ``device`` (auto, cpu, cuda); ``threads`` (0: as torch finds
+    them).
     """
 
     epochs: int
@@ -119,6 +122,7 @@ class Settings:
     seed: int = 0
     hold_out: float = 0.0
     by_hand: bool = True
+    depthwise_by_hand: bool = False
     accumulate: int = 1
     channels_last: bool = False
     mixed_precision: bool = False
@@ -167,6 +171,8 @@ class Settings:
             raise SettingsError(f"patience={self.patience} looks at held-out examples; give hold_out, such as 0.1")
         if self.mixed_precision and self.by_hand:
             raise SettingsError("mixed_precision=True is of the library's hand; give by_hand=False with it")
+        if self.depthwise_by_hand and self.by_hand:
+            raise SettingsError("depthwise_by_hand=True says that all else is torch's; give by_hand=False with it")
         if self.freeze and self.body_lr != 1:
             raise SettingsError(f"freeze=True and body_lr={self.body_lr}: a body that stands still has no lr; give one")
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", self.device):
@@ -177,12 +183,15 @@ class Settings:
     def replace(self, **changes: Any) -> "Settings":
         """The settings with some of them changed; raises SettingsError for a name that is not one of them.
 
-        Those that go by hand now lose the mixed precision that was there before, unless it is asked for as well.
+        What is of one hand alone, and was there before, is lost where a hand is chosen, unless it is asked for as well:
+        mixed precision where all goes by hand, ``depthwise_by_hand`` in either.
         """
         known = {one.name for one in dataclasses.fields(self)}
         for name in changes:
             if name not in known:
                 raise unknown_name("setting", name, known)
+        if "by_hand" in changes:
+            changes = {"depthwise_by_hand": False, **changes}
         if changes.get("by_hand"):
             changes = {"mixed_precision": False, **changes}
         return dataclasses.replace(self, **changes)

@@ -10,6 +10,7 @@ from byhand import optim
 from byhand.errors import RunError
 from byhand.nn import by_hand, init
 from byhand.nn.hands import is_only_ours
+from byhand.nn.quicker import quicker
 from byhand.optim import schedules
 from byhand.training.groups import freeze_body, keep_statistics, parameter_groups
 from byhand.training.settings import Settings
@@ -33,7 +34,13 @@ class State:
             self.library.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.freeze:
             freeze_body(self.library)
-        self.model = by_hand(self.library) if settings.by_hand else self.library
+        self.model = self.library
+        if settings.by_hand:
+            self.model = by_hand(self.library)
+        elif device.type == "cpu":
+            self.model = quicker(
+                self.library, depthwise_by_hand=settings.depthwise_by_hand, channels_last=settings.channels_last
+            )
         self.only_ours = settings.by_hand and is_only_ours(self.model)  # then our own tape leads back, not autograd
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.settings, self.device = settings, device
