@@ -1,15 +1,18 @@
 """Torch's network with some of its layers computed in another way, against torch's own."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from against_torch import random
 from torch import nn
 
-import byhand
 from byhand import models, ops
+from byhand.errors import SettingsError
 from byhand.nn.quicker import SmallDepthwiseConv2d, quicker
+from byhand.training.settings import Settings
+from byhand.training.state import State
 
 
 def network(dtype=torch.float64) -> nn.Sequential:
@@ -88,20 +91,20 @@ def test_channels_last_stay_last_there_and_back():
     assert orders == [x.stride()]
 
 
-def test_a_training_learns_the_same_with_it(tmp_path):
-    def run(**settings):
-        return byhand.train(
-            network="mobilenet_v2",
-            dataset="digits",
-            epochs=1,
-            size=32,
-            seed=1,
-            runs_dir=tmp_path,
-            **settings,
-        ).result()
+def test_a_training_of_the_librarys_hand_takes_it_on_a_cpu_unless_the_hand_is_asked_for():
+    planned = Settings(epochs=1, batch_size=2, lr=0.1, by_hand=False, depthwise_by_hand=True)
 
-    some, library = run(), run(by_hand=False)
-    assert some["loss"] == pytest.approx(library["loss"], rel=1e-3)
+    def layers(settings, device="cpu"):
+        build = partial(models.mobilenet_v2, num_classes=2, width_mult=0.1)
+        model = State.new(build, settings, torch.device(device)).model
+        return sum(isinstance(layer, SmallDepthwiseConv2d) for layer in model.modules())
+
+    assert layers(planned) == 17
+    assert layers(planned.replace(by_hand=False)) == 0
+    assert layers(planned.replace(by_hand=True)) == 0
+    assert layers(planned, "meta") == 0
+    with pytest.raises(SettingsError, match="depthwise_by_hand=True says that all else is torch's; give by_hand=False"):
+        Settings(epochs=1, batch_size=2, lr=0.1, depthwise_by_hand=True)
 
 
 def test_behind_a_global_pooling_gradients_have_channels_last_and_are_torchs():
