@@ -11,7 +11,7 @@ def wide(x: Tensor) -> torch.dtype:
 
 def fractional(x: Tensor) -> torch.dtype:
     """The same, and float32 for whole numbers, of which shares are taken."""
-    return torch.promote_types(x.dtype, torch.float32)
+    return wide(x) if x.dtype.is_floating_point else torch.float32
 
 
 def is_wide(x: Tensor) -> bool:

@@ -103,7 +103,7 @@ MOBILENETV1_FASHION = fashion(
     "7.8",
     "mobilenet_v1",
     {"width_mult": 0.35},
-    epochs=10,
+    epochs=9,
     **ENLARGED,
 )
 MOBILENETV2_FASHION = fashion(

@@ -74,10 +74,10 @@ class Settings:
     ``by_hand``, on a CPU the faster hand for the networks of chapters 3 to 6, or False: torch's layers, loss and
     optimizer; ``accumulate``: each batch goes through the network in so many parts, whose gradients are added, for less
     memory (batch normalisation then sees the parts); ``depthwise_by_hand``: torch's layers but for depthwise
-    convolutions of images smaller than their kernel (``byhand.nn.quicker``); ``channels_last``, the order of maps in
-    memory, and ``mixed_precision``, bfloat16 where torch's autocast has it, are of the library's hand alone (of a plan
-    it holds where the device computes bfloat16 itself); ``device`` (auto, cpu, cuda); ``threads`` (0: as torch finds
-    them).
+    convolutions of images smaller than their kernel (``byhand.training.quicker``); ``channels_last``, the order of maps
+    in memory, and ``mixed_precision``, bfloat16 where torch's autocast has it, are of the library's hand alone (of a
+    plan it holds where the device computes bfloat16 itself); ``device`` (auto, cpu, cuda); ``threads`` (0: as torch
+    finds them).
     """
 
     epochs: int

@@ -10,9 +10,9 @@ from byhand import optim
 from byhand.errors import RunError
 from byhand.nn import by_hand, init
 from byhand.nn.hands import is_only_ours
-from byhand.nn.quicker import quicker
 from byhand.optim import schedules
 from byhand.training.groups import freeze_body, keep_statistics, parameter_groups
+from byhand.training.quicker import quicker
 from byhand.training.settings import Settings
 from byhand.training.tasks import CLASSIFICATION, correct_of
 

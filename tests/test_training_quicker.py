@@ -10,7 +10,7 @@ from torch import nn
 
 from byhand import models, ops
 from byhand.errors import SettingsError
-from byhand.nn.quicker import SmallDepthwiseConv2d, quicker
+from byhand.training.quicker import SmallDepthwiseConv2d, quicker
 from byhand.training.settings import Settings
 from byhand.training.state import State
 
