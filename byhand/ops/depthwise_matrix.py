@@ -40,7 +40,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: 
 
 
 def depthwise_matrix_forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Axis, columns: Axis):
-    x = x.contiguous()  # else products take many times as long
+    x = x.contiguous()  # one copy for both ways, where images do not lie one after the other
     matrices = _matrices(weight, rows, columns)
     y = torch.bmm(by_channel(x), matrices).transpose(0, 1)  # (B, C, H' W')
     y = y.contiguous() if bias is None else y + bias[:, None]

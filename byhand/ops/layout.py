@@ -87,5 +87,8 @@ def sum_by_channel(x: Tensor) -> Tensor:
 
 
 def by_channel(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (C, B, H W), a view where images lie one after the other, and a copy that does otherwise."""
+    """(B, C, H, W) -> (C, B, H W), a view where images lie one after the other.
+
+    Elsewhere of a copy in which they do: products of matrices with other strides are taken one by one.
+    """
     return x.contiguous().flatten(2).transpose(0, 1)
