@@ -69,7 +69,7 @@ GOOGLENET_FASHION = fashion(
     "7.4",
     "googlenet",
     {"width": 0.25, "aux_logits": False, "dropout": 0.1},
-    epochs=14,
+    epochs=11,
     **ENLARGED,
 )
 RESNET20_FASHION = Recipe(
