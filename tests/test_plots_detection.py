@@ -381,6 +381,9 @@ def test_images_are_chosen_by_number_and_by_file(run, scenes, photo):
         plots.figures_of(run, scenes, only="anchors", focus=plots.Focus(images=(0, 1)))
     with pytest.raises(SettingsError, match=r"photo\.png is a file"):
         plots.figures_of(run, scenes, only="matches", focus=plots.Focus(images=(photo,)))
+    with pytest.warns(UserWarning, match=r"left out: matches .*photo\.png is a file"):
+        found = plots.figures_of(run, scenes, focus=plots.Focus(images=(photo,)))
+    assert set(found) == {"anchors", "proposals", "detections", "roi-grid"}
 
 
 def test_the_first_image_with_an_object_is_drawn_where_none_is_asked_for(run, scenes):

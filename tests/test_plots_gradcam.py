@@ -216,7 +216,8 @@ def test_a_picture_file_is_made_to_fit_and_named(tmp_path):
     ("only", "at", "error", "said"),
     [
         ("loss", Focus("0"), SettingsError, "layer='0' is for filters, features, gradcam, receptive; none"),
-        (None, Focus("0"), SettingsError, "name the picture that is meant"),
+        (None, Focus("conv"), UnknownName, "unknown layer 'conv'"),
+        (None, Focus(label="10"), UnknownName, "unknown class '10'"),
         ("features", Focus(label=1), SettingsError, "label=1 is for gradcam"),
         ("features", Focus(images=[1, 2]), SettingsError, "give one"),
         ("features", Focus(images=[40]), DataError, "no test image 40; there are 40"),
@@ -234,6 +235,27 @@ def test_a_focus_that_does_not_fit_is_an_error_of_one_line(tmp_path, only, at, e
         plots.save_figures(run, dataset, only=only, focus=at)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run" / "figures").exists()
+
+
+def test_a_focus_without_names_draws_the_pictures_that_take_all_of_it(tmp_path):
+    run, dataset = classification(tmp_path)
+    assert set(plots.figures_of(run, dataset, focus=Focus("0"))) == {"filters", "features", "gradcam", "receptive"}
+    assert set(plots.figures_of(run, dataset, focus=Focus("0", [3]))) == {"features", "gradcam"}
+    assert set(plots.figures_of(run, dataset, focus=Focus(label=1))) == {"gradcam"}
+
+
+def test_of_a_focus_without_names_what_does_not_fit_is_named_and_left_out(tmp_path):
+    run, dataset = classification(tmp_path)
+    with pytest.warns(UserWarning, match=r"left out: filters \(layer '1' is a ReLU.*no filters"):
+        found = plots.figures_of(run, dataset, focus=Focus("1"))
+    assert set(found) == {"features", "gradcam", "receptive"}
+    flat, data = classification(tmp_path / "flat", nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    with pytest.raises(SettingsError, match="label=1 is for gradcam; this run has none"):
+        plots.figures_of(flat, data, focus=Focus(label=1))
+    with pytest.raises(
+        SettingsError, match="layer='0' is for filters, features, gradcam, receptive; this run has none"
+    ):
+        plots.figures_of(*regression(tmp_path), focus=Focus("0"))
 
 
 def test_runs_without_convolutions_have_neither_picture(tmp_path):

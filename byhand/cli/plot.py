@@ -20,8 +20,8 @@ def plot(
         list[str] | None,
         typer.Argument(
             help="loss, accuracy, predicted, confusion, mistakes, filters, features, gradcam, receptive; of detectors "
-            "loss, anchors, proposals, matches, detections, roi-grid, precision-recall, ap-iou; all that fit. "
-            "Of costs: run directories; those in --runs-dir unless given."
+            "loss, anchors, proposals, matches, detections, roi-grid, precision-recall, ap-iou; all that fit, "
+            "with options those that take all of them. Of costs: run directories; those in --runs-dir unless given."
         ),
     ] = None,
     layer: Annotated[

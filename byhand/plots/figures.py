@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from byhand.models.receptive import receptive_fields
 from byhand.plots import PICTURES
 from byhand.plots.canvas import as_array
 from byhand.plots.curves import accuracy_curve, loss_curve
-from byhand.plots.focus import Focus, check_focus, class_index, images_of
+from byhand.plots.focus import Focus, check_focus, class_index, images_of, pictures_for
 from byhand.plots.gradcam import grad_cam, heat_over_images
 from byhand.plots.inside import convolutions, layer_outputs, named_layer, weight_of, weighted
 from byhand.plots.language import class_words, known_language, word, writable_language
@@ -54,14 +55,15 @@ def figures_of(
     accuracy to the receptive fields, of a detector the loss and those from the anchors on.
 
     `dataset`: the run's own, for its test set; `only`: the names wanted, of `PICTURES`; `focus`: what those of them
-    that can be are pointed at; `measured`: a detector's measures on the test set, where they are known already.
+    that can be are pointed at, and with no names wanted those that can be pointed at all of it, of which the unfit are
+    left out with a warning; `measured`: a detector's measures on the test set, where they are known already.
 
     Raises:
         UnknownName: an unknown language, picture, layer or class.
         SettingsError: a picture that does not suit this run; a focus that none of the pictures takes.
         DataError: an image that there is not, or that cannot be read.
     """
-    return {name: draw() for name, draw in drawings(run, dataset, lang, only, focus or Focus(), measured).items()}
+    return dict(drawn(run, dataset, lang, only, focus or Focus(), measured))
 
 
 def save_figures(
@@ -82,9 +84,40 @@ def save_figures(
     """
     focus = focus or Focus()
     paths = []
-    for name, draw in drawings(run, dataset, lang, only, focus, measured).items():
-        paths.append(write_figure(draw(), Path(run.path) / "figures" / f"{focus.file_name(name)}.png"))
+    for name, figure in drawn(run, dataset, lang, only, focus, measured):
+        paths.append(write_figure(figure, Path(run.path) / "figures" / f"{focus.file_name(name)}.png"))
     return paths
+
+
+def drawn(
+    run: "Run",
+    dataset: "Dataset | DetectionDataset",
+    lang: str,
+    only: Iterable[str] | None,
+    focus: Focus,
+    measured: "Precision | None",
+) -> Iterator[tuple[str, Figure]]:
+    """Each picture wanted, drawn when asked for; of those that a focus implies the unfit left out with a warning."""
+    found = drawings(run, dataset, lang, only, focus, measured)
+    implied = only is None and bool(focus.given())
+    if implied and not found:
+        what = " and ".join(f"{name}={value!r}" for name, value in focus.given().items())
+        raise SettingsError(f"{what} is for {', '.join(pictures_for(focus))}; this run has none of them")
+    unfit: dict[str, SettingsError] = {}
+    for name, draw in found.items():
+        try:
+            figure = draw()
+        except SettingsError as error:
+            if not implied:
+                raise
+            unfit[name] = error
+        else:
+            yield name, figure
+    if unfit:
+        if len(unfit) == len(found):
+            raise next(iter(unfit.values()))
+        told = "; ".join(f"{name} ({error})" for name, error in unfit.items())
+        warnings.warn(f"left out: {told}", stacklevel=2)
 
 
 def drawings(
@@ -98,11 +131,12 @@ def drawings(
     """For each picture wanted the function that draws it, with every name checked before anything is computed."""
     known_language(lang)
     names = [picture.name for picture in PICTURES]
-    wanted = names if only is None else [only] if isinstance(only, str) else list(only)
+    wanted = pictures_for(focus) if only is None else [only] if isinstance(only, str) else list(only)
     for name in wanted:
         if name not in names:
             raise unknown_name("picture", name, names)
-    check_focus(focus, wanted if only is not None else [])
+    if only is not None:
+        check_focus(focus, wanted)
 
     recipe = run.recipe()
     if isinstance(dataset, DetectionDataset):

@@ -53,13 +53,19 @@ class Shown(NamedTuple):
     name: str
 
 
+def pictures_for(focus: Focus) -> list[str]:
+    """The pictures that take all that is given; all pictures where nothing is."""
+    return [picture.name for picture in PICTURES if set(focus.given()) <= set(picture.takes)]
+
+
 def check_focus(focus: Focus, wanted: Sequence[str]) -> None:
     """Raises SettingsError for a focus that none of the wanted pictures takes: it would have no effect."""
     for name, value in focus.given().items():
         takers = [picture.name for picture in PICTURES if name in picture.takes]
         if not set(takers) & set(wanted):
-            said = f"none of them is among {', '.join(wanted)}" if wanted else "name the picture that is meant"
-            raise SettingsError(f"{name}={value!r} is for {', '.join(takers)}; {said}")
+            raise SettingsError(
+                f"{name}={value!r} is for {', '.join(takers)}; none of them is among {', '.join(wanted)}"
+            )
 
 
 def images_of(run: "Run", dataset: "Dataset", wanted: Sequence[int | str | os.PathLike[str]]) -> list[Shown]:
