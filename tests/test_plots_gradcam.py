@@ -75,6 +75,25 @@ def test_a_first_layer_that_works_in_place_is_no_fault():
     torch.testing.assert_close(found.maps, expected.maps)
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "layer"),
+    [
+        ("alexnet", 224, "features.10"),  # pooled afterwards
+        ("googlenet", 64, "inception5b"),  # its last convolution sees the whole map at each of 2 × 2 places
+        ("resnet18", 64, "layer4"),
+        ("mobilenet_v3_small", 64, "features"),  # squeeze-and-excitation convolves one place
+        ("mobilenet_v3_small", 32, "features.9.block.0"),  # the next has a stride, to one place
+    ],
+)
+def test_without_a_layer_it_is_the_last_with_places_as_large_as_it_goes(name, size, layer):
+    torch.manual_seed(0)
+    model = getattr(models, name)(num_classes=3).eval()
+    image = torch.randn(1, 3, size, size)
+    found = plots.grad_cam(model, image)
+    assert found.layer == layer
+    torch.testing.assert_close(found.maps[0], with_hooks(model, model.get_submodule(layer), image, None)[0])
+
+
 def test_with_global_average_pooling_it_is_the_class_activation_map_of_zhou_et_al():
     torch.manual_seed(0)
     conv, linear = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)

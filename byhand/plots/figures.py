@@ -252,7 +252,6 @@ def spread(entries: Sequence[Any], most: int) -> list[Any]:
 def activations(run: "Run", model: torch.nn.Module, dataset: "Dataset", lang: str, focus: Focus) -> Figure:
     """Grad-CAM over the images asked for; else over the first test image of each class, ten at most."""
     lang = writable_language(lang)
-    layer = focus.layer or convolutions(model)[-1]
     label = None if focus.label is None else class_index(focus.label, dataset.class_names)
     wanted = focus.images
     if not wanted:
@@ -260,11 +259,11 @@ def activations(run: "Run", model: torch.nn.Module, dataset: "Dataset", lang: st
         wanted = [labels.index(one) for one in sorted(set(labels))[:MOST_SHOWN]]
     shown = images_of(run, dataset, wanted)
     images = torch.cat([one.image for one in shown])
-    found = grad_cam(model, run.prepare(images), layer, label)
+    found = grad_cam(model, run.prepare(images), focus.layer, label)
     names = class_words(dataset.class_names, int(dataset.test_labels.max()) + 1, lang)
     titles = [one.name if one.label is None else word("cam_true", lang, name=names[one.label]) for one in shown]
     as_seen = Preparation.of(run.recipe().get("preparation")).fitted(images)
-    return heat_over_images(as_seen, found, layer, dataset.class_names, titles, lang)
+    return heat_over_images(as_seen, found, found.layer, dataset.class_names, titles, lang)
 
 
 def fields(run: "Run", model: torch.nn.Module, images: torch.Tensor, lang: str, focus: Focus) -> Figure:

@@ -4,7 +4,7 @@ Selvaraju, Cogswell, Das, Vedantam, Parikh & Batra, Grad-CAM: Visual Explanation
 Localization (ICCV 2017), section 3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,19 +24,25 @@ HEAT = "inferno"
 
 
 class Activation(NamedTuple):
-    """The maps of `grad_cam` (N, h, w), from 0 on; each image's class (N,) and the network's probability of it (N,)."""
+    """The maps of `grad_cam` (N, h, w), from 0 on; each image's class (N,) and the network's probability of it (N,).
+
+    `layer`: the path of that whose maps they are.
+    """
 
     maps: Tensor
     classes: Tensor
     probabilities: Tensor
+    layer: str = ""
 
 
 def grad_cam(model: nn.Module, batch: Tensor, layer: str | None = None, label: int | None = None) -> Activation:
     """Where the layer's maps A speak for a class: L = ReLU(Σ_k α_k A^k), α_k = mean over places of ∂y/∂A^k.
 
     Equations 1 and 2 of the paper; y is the class's logit, before the softmax. `batch`: (N, C, H, W) as the network
-    takes it; `layer`: by default the last convolution; `label`: the class for all images, by default each image's most
-    probable one. The network runs as it stands, in evaluation or training mode; no parameter gets a gradient.
+    takes it; `layer`: by default the last convolution with more than one place, or the largest block around it that has
+    as many: all branches of an Inception block, a stage with its shortcuts; `label`: the class for all images, by
+    default each image's most probable one. The network runs as it stands, in evaluation or training mode; no parameter
+    gets a gradient.
 
     Raises:
         UnknownName: no such layer.
@@ -46,11 +52,15 @@ def grad_cam(model: nn.Module, batch: Tensor, layer: str | None = None, label: i
         found = convolutions(model)
         if not found:
             raise SettingsError(f"this {type(model).__name__} has no convolution; name another layer that gives maps")
-        layer = found[-1]
+        names = [name for name, _ in model.named_modules() if name and any(_within(one, name) for one in found)]
+    else:
+        names = [layer]
     with torch.enable_grad():
-        with taped(model, [layer]) as outputs:
+        with taped(model, names) as outputs:
             images = batch.detach().clone().requires_grad_()
             logits = model(images * 1)  # an in-place first layer may not write into a leaf
+        if layer is None:
+            layer = _last_maps(outputs, found)
         if layer not in outputs:
             raise not_called(layer, named_layer(model, layer))
         A = outputs[layer]  # (N, K, h, w)
@@ -71,7 +81,20 @@ def grad_cam(model: nn.Module, batch: Tensor, layer: str | None = None, label: i
     alpha = gradient.mean((2, 3))  # (N, K), equation 1
     maps = torch.einsum("nk,nkhw->nhw", alpha, A).clamp(min=0)  # equation 2
     probabilities = logits.softmax(1).gather(1, classes[:, None])[:, 0]
-    return Activation(maps.detach().cpu(), classes.cpu(), probabilities.detach().cpu())
+    return Activation(maps.detach().cpu(), classes.cpu(), probabilities.detach().cpu(), layer)
+
+
+def _last_maps(outputs: Mapping[str, Tensor], convolutions: Sequence[str]) -> str:
+    """The layer that `grad_cam` looks at by default, of outputs in the order in which they came."""
+    called = [name for name in outputs if name in convolutions]
+    last = ([name for name in called if outputs[name].shape[2:].numel() > 1] or called or convolutions)[-1]
+    same = [name for name in outputs if _within(last, name) and outputs[name].shape[2:] == outputs[last].shape[2:]]
+    return (same or [last])[-1]
+
+
+def _within(name: str, block: str) -> bool:
+    """Whether a layer is the block of that path, or stands within it."""
+    return f"{name}.".startswith(f"{block}.")
 
 
 def heat_over_images(
