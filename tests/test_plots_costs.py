@@ -101,7 +101,11 @@ MANY = [
 ]
 
 
-@pytest.mark.parametrize("points", [MANY, MANY[:1], [point._replace(accuracy=1.0) for point in MANY]])
+# Nine data sets, whose long legend has no room at the upper left.
+LEFT = [Point(f"network-{k} plan", f"image-folder:data-{k}", 8000 * 2**k, 0.9 - 0.05 * k) for k in range(9)]
+
+
+@pytest.mark.parametrize("points", [MANY, MANY[:1], [point._replace(accuracy=1.0) for point in MANY], LEFT])
 def test_names_overlap_neither_each_other_nor_points_and_stay_in_the_picture(points):
     figure = plots.accuracy_against_cost(points)
     figure.canvas.draw()
@@ -110,11 +114,19 @@ def test_names_overlap_neither_each_other_nor_points_and_stay_in_the_picture(poi
     assert sorted(text.get_text() for text in names) == sorted(point.name for point in points)
     boxes = [text.get_window_extent() for text in names]
     assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
-    dots = [axes.transData.transform(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "o"]
+    dots = [axes.transData.transform(line.get_xydata()[0]) for line in axes.lines if line.get_marker() != "None"]
     assert len(dots) == len(points)
-    assert not any(box.contains(*dot) for box in boxes for dot in dots)
+    legend = axes.get_legend().get_window_extent()
+    assert not any(box.contains(*dot) for box in [*boxes, legend] for dot in dots)
+    assert not any(box.overlaps(legend) for box in boxes)
     frame = figure.bbox
     assert all(box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1 for box in boxes)
+
+
+def test_more_data_sets_than_colours_have_other_markers():
+    axes = plots.accuracy_against_cost(LEFT).axes[0]
+    dots = {(line.get_color(), line.get_marker()) for line in axes.lines if line.get_marker() != "None"}
+    assert len(dots) == len(LEFT)
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])

@@ -15,6 +15,7 @@ from byhand.plots.canvas import BLUE, GREEN, GREY, ORANGE, PINK, blank_figure, f
 from byhand.plots.language import word, writable_language
 
 COLOURS = (BLUE, ORANGE, GREEN, PINK, "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito (2008)
+MARKERS = "osD^v"  # another where the colours come round
 NICE = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999)
 
 
@@ -32,7 +33,7 @@ class Point(NamedTuple):
 
 
 def accuracy_against_cost(points: Sequence[Point], lang: str = "en") -> Figure:
-    """Each point with its name, a colour for each data set; single runs hollow.
+    """Each point with its name, a colour and marker for each data set; single runs hollow.
 
     Multiply-adds are on a logarithmic axis, and so are the errors, 1 − accuracy, unless they span less than a factor of
     three or one is 0: otherwise all good networks would lie on one line.
@@ -57,12 +58,13 @@ def accuracy_against_cost(points: Sequence[Point], lang: str = "en") -> Figure:
     axes.set_ylabel(word("costs_accuracy_log" if logarithmic else "costs_accuracy", lang))
     datasets = list(dict.fromkeys(point.dataset for point in points))
     colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(datasets)}
+    markers = {name: MARKERS[index // len(COLOURS) % len(MARKERS)] for index, name in enumerate(datasets)}
     for point, error in zip(points, errors, strict=True):
         axes.plot(
             [point.multiply_adds],
             [error if logarithmic else point.accuracy],
             linestyle="",
-            marker="o",
+            marker=markers[point.dataset],
             markersize=7,
             color=colours[point.dataset],
             markerfacecolor=colours[point.dataset] if point.published else "white",
@@ -80,14 +82,16 @@ def accuracy_against_cost(points: Sequence[Point], lang: str = "en") -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: counted(value)))
     axes.grid(True, alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    handles = [Line2D([], [], linestyle="", marker="o", color=colours[name], label=name) for name in datasets]
+    handles = [Line2D([], [], linestyle="", marker=markers[name], color=colours[name], label=name) for name in datasets]
     if not all(point.published for point in points):
         single: dict[str, Any] = {"markerfacecolor": "white", "markeredgewidth": 1.5, "label": word("costs_runs", lang)}
         handles.append(Line2D([], [], linestyle="", marker="o", color=GREY, **single))
-    legend = axes.legend(handles=handles, frameon=False, loc="upper left")
+    legend = axes.legend(handles=handles, frameon=False, loc="best")
     finished(figure, lang)
     figure.canvas.draw()  # places are known only when the layout is
-    name_points(axes, points, errors if logarithmic else 1 - errors, colours, [legend.get_window_extent()])
+    beside = legend.get_window_extent()
+    legend.set_loc(tuple(axes.transAxes.inverted().transform(beside.p0)))  # to stay when names have come
+    name_points(axes, points, errors if logarithmic else 1 - errors, colours, [beside])
     return finished(figure, lang)
 
 
